@@ -1,0 +1,42 @@
+"""The paper's small ConvNet (Appendix A): LeNet-5 with ReLU, and BatchNorm after each activation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class LeNet(nn.Sequential):
+    """Images ``[examples, channels, 32, 32]`` -> logits ``[examples, classes]``.
+
+    Layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper doesn't state the pooling; ours takes the
+    maximum.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        layers = {
+            "conv1": nn.Conv2d(channels, 6, 5),
+            "relu1": nn.ReLU(inplace=True),
+            "bn1": nn.BatchNorm2d(6),
+            "pool1": nn.MaxPool2d(2),
+            "conv2": nn.Conv2d(6, 16, 5),
+            "relu2": nn.ReLU(inplace=True),
+            "bn2": nn.BatchNorm2d(16),
+            "pool2": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "fc1": nn.Linear(16 * 5 * 5, 120),
+            "relu3": nn.ReLU(inplace=True),
+            "bn3": nn.BatchNorm1d(120),
+            "fc2": nn.Linear(120, 84),
+            "relu4": nn.ReLU(inplace=True),
+            "bn4": nn.BatchNorm1d(84),
+            "head": nn.Linear(84, classes),
+        }
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != (32, 32):
+            size = " x ".join(map(str, images.shape[-2:]))
+            raise ValueError(f"architecture.name=lenet takes images of 32 x 32 pixels, not {size}: set dataset.image_size=32.")
+        return super().forward(images)

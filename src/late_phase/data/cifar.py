@@ -1,0 +1,57 @@
+"""CIFAR-10 and CIFAR-100, as torchvision downloads, verifies and reads them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from late_phase.data.images import Dataset, Images
+from late_phase.errors import UserError
+
+SOURCES: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def load(name: str, root: str) -> Dataset:
+    """50,000 training and 10,000 test images of 32 x 32 pixels in three channels, from the folder ``root``, or the network.
+
+    Raises:
+        UserError: the files are neither in ``root`` nor to be had.
+    """
+    source, folder = SOURCES[name], Path(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{name}.lock"):
+        try:
+            splits = _read(source, folder)
+        except RuntimeError:  # torchvision's word for files that are absent or not what they should be
+            _fetch(name, source, folder)
+            splits = _read(source, folder)
+    train, test = (Images(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in splits)
+    return Dataset(name, tuple(splits[0].classes), train, test)
+
+
+def _read(source: type[CIFAR10], folder: Path) -> list[CIFAR10]:
+    return [source(str(folder), train=train) for train in (True, False)]
+
+
+def _fetch(name: str, source: type[CIFAR10], folder: Path) -> None:
+    """Extracts the archive that lies in ``folder``, or a downloaded one, elsewhere first: what is in ``folder`` is whole."""
+    archive = folder / source.filename
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
+        if archive.exists():
+            (Path(scratch) / source.filename).symlink_to(archive.resolve())
+        try:
+            source(scratch, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"dataset={name} is not in {folder.resolve()} and could not be downloaded ({reason}): "
+                f"put {source.filename} (md5 {source.tgz_md5}) there, from {source.url} or a copy of it."
+            ) from error
+        extracted = folder / source.base_folder
+        shutil.rmtree(extracted, ignore_errors=True)
+        (Path(scratch) / source.base_folder).rename(extracted)

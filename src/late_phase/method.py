@@ -1,0 +1,450 @@
+"""Late-phase learning (Algorithms 1 and 4) as a component at the level of the optimizer.
+
+The model never knows that it is an ensemble. Late-phase weights φ are a named subset of a plain model's parameters, plus the running
+statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each inner
+step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
+``state_dict`` of the model stay what they were.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from late_phase.running_statistics import evaluation_mode, fold, normalization_layers, recompute_running_statistics
+from late_phase.selection import Selection
+
+RUNNING_STATISTICS = ("mean", "folded", "recompute")
+
+
+class LatePhase(torch.optim.Optimizer):
+    """Wraps a model and its optimizer; use it in the optimizer's place.
+
+    One optimizer serves both U_θ and U_φ. In an inner step only φ has a gradient, so only φ moves; in the last one of an iteration θ
+    has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by every torch optimizer. The
+    optimizer's state for φ (momentum, Adam's moments) is exchanged together with the members, so that each member has its own.
+
+    Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
+
+    Learning-rate schedulers, ``GradScaler`` (``scaler.step(late)``) and gradient clipping work as with the optimizer itself;
+    ``p.grad`` is always the gradient of the present minibatch. ``step()`` also clears the gradients.
+
+    Args:
+        model: any module. Wrappers made by ``torch.compile`` and DistributedDataParallel are looked through.
+        optimizer: an optimizer of the model's parameters.
+        select: which parameters are late-phase weights.
+        K: number of members.
+        sigma0: σ0, amplitude of the initialization noise of Eq. 2, relative to each tensor's root mean square.
+        gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices.
+        phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. φ then has parameter
+            groups of its own, so build ``LatePhase`` before any learning-rate scheduler.
+
+    Raises:
+        TypeError: ``optimizer`` or ``select`` is of another type.
+        ValueError: K < 1, σ0 < 0, γ_θ <= 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
+            parameter that the optimizer doesn't have.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        select: Selection,
+        K: int = 10,
+        sigma0: float = 0.0,
+        gamma_theta: float = 1.0,
+        phi_options: dict[str, Any] | None = None,
+    ) -> None:
+        # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}: pass a torch optimizer of the model's parameters.")
+        if not isinstance(select, Selection):
+            raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
+        if not (isinstance(K, int) and K >= 1):
+            raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
+        if not 0 <= sigma0 < float("inf"):
+            raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
+        if not 0 < gamma_theta < float("inf"):
+            raise ValueError(
+                f"gamma_theta={gamma_theta} would not train the base weights: choose 1, 1/K or another number above 0."
+            )
+
+        self.model = _unwrap(model)
+        self.optimizer = optimizer
+        self.K = K
+        self.sigma0 = sigma0
+        self.gamma_theta = gamma_theta
+        self.phi_options = dict(phi_options or {})
+
+        parameters = dict(self.model.named_parameters())
+        self._phi_names = select.names(self.model)
+        self._phi = [parameters[name] for name in self._phi_names]
+        phi = set(self._phi)
+        optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in zip(self._phi_names, self._phi, strict=True):
+            if parameter not in optimized:
+                raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
+        if self.phi_options:
+            _split_groups(optimizer, phi, self.phi_options)
+        self._theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
+
+        self.members: dict[str, Tensor] | None = None
+        self._member = 0  # index of the member in the live model
+        self._entered = 0  # depth of member() blocks
+        self._theta_gradients: list[Tensor | None] = [None] * len(self._theta)
+
+    # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
+    _step_supports_amp_scaling = False
+
+    # What a torch optimizer has, delegated. `state` and `param_groups` are replaced by Optimizer.load_state_dict, hence properties.
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        return self.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self.optimizer.defaults
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "optimizer":  # not there yet while being unpickled or copied
+            raise AttributeError(name)
+        return getattr(self.optimizer, name)
+
+    def __repr__(self) -> str:
+        return (
+            f"LatePhase(K={self.K}, sigma0={self.sigma0}, gamma_theta={self.gamma_theta}, "
+            f"{len(self._phi_names)} late-phase tensors, {'spawned' if self.spawned else 'not spawned'}, {self.optimizer})"
+        )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        raise RuntimeError("parameters can't be added to LatePhase: give them to the optimizer before building LatePhase.")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Discards the gradients since the last ``step()``; those already accumulated for θ are kept."""
+        self.optimizer.zero_grad(set_to_none)
+
+    # Late-phase learning.
+
+    @property
+    def spawned(self) -> bool:
+        """Whether T0 has passed: ``spawn()`` was called or a spawned state loaded."""
+        return self.members is not None
+
+    @torch.no_grad()
+    def spawn(self, generator: torch.Generator | None = None) -> None:
+        """Makes the K members from the live weights φ_0 (time T0) and enters the first one.
+
+        φ_k = φ_0 + σ0 ‖φ_0‖ / sqrt(D) ε_k for each tensor of D elements, ε_k standard normal (Eq. 2). Running statistics and the
+        optimizer's state are copied to every member and from then on belong to it.
+
+        Args:
+            generator: source of ε, on any device; the global one of the CPU by default.
+
+        Raises:
+            RuntimeError: the members exist already.
+        """
+        if self.spawned:
+            raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
+        live = self._live()
+        members = {name: torch.stack([value.detach()] * self.K) for name, value in live.items()}
+        if self.sigma0 > 0:
+            device = generator.device if generator else None
+            for name, parameter in zip(self._phi_names, self._phi, strict=True):
+                noise = torch.randn(members[name].shape, generator=generator, device=device, dtype=parameter.dtype)
+                scale = self.sigma0 * parameter.norm() / parameter.numel() ** 0.5
+                members[name] += scale * noise.to(parameter.device)
+        states = [{p: copy.deepcopy(self.state[p]) for p in self._phi if p in self.state} for _ in range(self.K)]
+        if self.phi_options:
+            phi = set(self._phi)
+            for group in self.param_groups:
+                if group["params"][0] in phi:  # such a group holds nothing else, see _split_groups
+                    group.update(self.phi_options)
+        self._install(members, states)
+        self._load(0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One inner step, after ``backward()``: φ_k moves, Δθ_k is added up, at the last member of an iteration θ moves; then the
+        next member is loaded into the live model. Before ``spawn()`` one step of the optimizer. Clears the gradients.
+
+        An iteration is a count of minibatches and knows nothing of epochs: it carries over their boundaries.
+
+        Args:
+            closure: evaluates the loss once, with gradients, before the step; its value is returned.
+
+        Raises:
+            RuntimeError: there is no gradient, or a ``member()`` block is open.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._entered:
+            raise RuntimeError("step() was called inside of a member() block: leave the block first.")
+        if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
+            raise RuntimeError("step() found no gradient: call loss.backward() before it.")
+        if not self.spawned:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return loss
+
+        self._accumulate()
+        if self._member == self.K - 1:
+            self._release()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._store()
+        self._load((self._member + 1) % self.K)
+        return loss
+
+    @contextmanager
+    def member(self, k: int) -> Iterator[nn.Module]:
+        """Enters member k: within the block the live model is member k, after it whichever it was before.
+
+        What happens to the late-phase weights and running statistics inside of the block stays with member k.
+
+        Raises:
+            RuntimeError: there are no members yet.
+            IndexError: there is no member k.
+        """
+        if not self.spawned:
+            raise RuntimeError(f"member({k}) does not exist before spawn(): use the model itself.")
+        if not 0 <= k < self.K:
+            raise IndexError(f"member({k}) does not exist: there are K={self.K} members, counted from 0.")
+        previous = self._member
+        self._store()
+        self._load(k)
+        self._entered += 1
+        try:
+            yield self.model
+        finally:
+            self._entered -= 1
+            self._store()
+            self._load(previous)
+
+    @torch.no_grad()
+    def averaged_state_dict(self, running_statistics: str = "mean") -> dict[str, Tensor]:
+        """The plain model's ``state_dict`` at θ and the mean over k of φ_k (Eq. 1); see :meth:`average`."""
+        if running_statistics not in RUNNING_STATISTICS:
+            raise ValueError(
+                f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
+            )
+        state = self.model.state_dict(keep_vars=True)
+        averaged: dict[int, Tensor] = {}
+        if self.spawned:
+            self._store()
+            live = self._live()
+            means = {name: _mean(values) for name, values in self.members.items()}
+            if running_statistics == "folded":
+                for prefix, layer in self._normalization_layers().items():
+                    names = {key: f"{prefix}.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
+                    values = {key: self.members.get(name, state[name].detach()[None]) for key, name in names.items()}
+                    means.update((names[key], value) for key, value in fold(layer, values).items())
+            # By identity, so that a tied parameter is averaged under each of its names.
+            averaged = {id(live[name] if name in live else state[name]): mean for name, mean in means.items()}
+        return {name: averaged.get(id(value), value.detach()).clone() for name, value in state.items()}
+
+    def average(self, running_statistics: str = "mean", batches: Iterable | None = None) -> nn.Module:
+        """The single model: a plain copy of the model at θ and the mean over k of φ_k (Eq. 1). The live model is left as it is.
+
+        Args:
+            running_statistics: where the copy's BatchNorm statistics come from. ``mean``: the mean of the members' statistics.
+                ``recompute``: a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded``: each BatchNorm layer is
+                the mean of the members' layers in eval mode, exactly, see :func:`late_phase.running_statistics.fold`.
+            batches: training batches, for ``recompute`` only.
+
+        Raises:
+            ValueError: another choice, or ``recompute`` without batches.
+        """
+        if (running_statistics == "recompute") != (batches is not None):
+            raise ValueError(
+                f"running_statistics={running_statistics!r} with batches={'given' if batches is not None else None}: "
+                "training batches go with running_statistics='recompute', and only with it."
+            )
+        single = copy.deepcopy(self.model)
+        single.load_state_dict(self.averaged_state_dict(running_statistics))
+        if batches is not None:
+            recompute_running_statistics(single, batches)
+        return single
+
+    @torch.no_grad()
+    def ensemble(self, *inputs: Any) -> Tensor:
+        """Log-probabilities ``[examples, classes]`` of the mean of the members' predictive distributions, in eval mode.
+
+        The model's output is taken as logits ``[examples, classes]``.
+
+        Raises:
+            RuntimeError: there are no members yet.
+        """
+        log_probs = []
+        with evaluation_mode(self.model):
+            for k in range(self.K):
+                with self.member(k) as model:
+                    log_probs.append(model(*inputs).log_softmax(-1))
+        return ensemble_log_probs(torch.stack(log_probs))
+
+    # State.
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs beside the model's own ``state_dict``: the optimizer's state, the members, their optimizer states
+        and the base gradients of an unfinished iteration. Plain dicts and tensors, references as in torch's optimizers."""
+        if self.spawned:
+            self._store()
+        return {
+            "K": self.K,
+            "phi": list(self._phi_names),
+            "optimizer": self.optimizer.state_dict(),
+            "member": self._member,
+            "members": self.members,
+            "member_states": [[state.get(p, {}) for p in self._phi] for state in self._states] if self.spawned else None,
+            "theta_gradients": list(self._theta_gradients),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`, and with it the late-phase weights in the live model; load the model's own state before.
+
+        Raises:
+            ValueError: the state is of another K or another selection.
+        """
+        if state_dict["K"] != self.K:
+            raise ValueError(f"the state has K={state_dict['K']} members, this LatePhase K={self.K}: build it with the former.")
+        if state_dict["phi"] != self._phi_names:
+            other = sorted(set(state_dict["phi"]) ^ set(self._phi_names))
+            raise ValueError(
+                f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
+            )
+        state_dict = copy.deepcopy(state_dict)
+        optimizer_state = state_dict["optimizer"]
+        self.members = None
+        if state_dict["members"] is not None:
+            live = self._live()
+            members = {name: state_dict["members"][name].to(value) for name, value in live.items()}
+            groups = zip(optimizer_state["param_groups"], self.param_groups, strict=True)
+            index = {p: i for saved, group in groups for i, p in zip(saved["params"], group["params"], strict=True)}
+            states = []
+            for member_state in state_dict["member_states"]:
+                # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
+                phi_state = {index[p]: state for p, state in zip(self._phi, member_state, strict=True)}
+                self.optimizer.load_state_dict({**optimizer_state, "state": phi_state})
+                states.append({p: self.state[p] for p in self._phi})
+            self._install(members, states)
+        self.optimizer.load_state_dict(optimizer_state)
+        self._theta_gradients = [
+            None if gradient is None else gradient.to(parameter)
+            for gradient, parameter in zip(state_dict["theta_gradients"], self._theta, strict=True)
+        ]
+        self._member = state_dict["member"]
+        if self.spawned:
+            self._load(self._member)
+
+    # Members in and out of the live model: a handful of fused operations, whatever the number of layers.
+
+    def _normalization_layers(self) -> dict[str, nn.Module]:
+        """Normalization layers with running statistics of which at least one parameter is a late-phase weight."""
+        phi = set(self._phi)
+        layers = normalization_layers(self.model).items()
+        return {name: layer for name, layer in layers if any(p in phi for p in layer.parameters(recurse=False))}
+
+    def _live(self) -> dict[str, Tensor]:
+        """The live model's late-phase weights and running statistics, by full name."""
+        live: dict[str, Tensor] = dict(zip(self._phi_names, self._phi, strict=True))
+        for prefix, layer in self._normalization_layers().items():
+            live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
+        return live
+
+    def _install(self, members: dict[str, Tensor], states: list[dict[Tensor, Any]]) -> None:
+        self.members = members
+        self._states = states
+        # Lists of one data type each: what the fused copies need.
+        live = self._live()
+        types = sorted({value.dtype for value in live.values()}, key=str)
+        names = [[name for name, value in live.items() if value.dtype == dtype] for dtype in types]
+        self._live_values = [[live[name].detach() for name in group] for group in names]
+        self._rows = [[[members[name][k] for name in group] for group in names] for k in range(self.K)]
+
+    def _store(self) -> None:
+        """Live model -> members. The live model is the truth for the member that it holds."""
+        for row, live in zip(self._rows[self._member], self._live_values, strict=True):
+            torch._foreach_copy_(row, live)
+        self._states[self._member] = {p: self.state[p] for p in self._phi if p in self.state}
+
+    def _load(self, k: int) -> None:
+        """Members -> live model."""
+        self._member = k
+        for row, live in zip(self._rows[k], self._live_values, strict=True):
+            torch._foreach_copy_(live, row)
+        self.state.update(self._states[k])
+
+    def _accumulate(self) -> None:
+        """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
+        sums, gradients = [], []
+        for i, parameter in enumerate(self._theta):
+            if parameter.grad is None:
+                continue
+            if self._theta_gradients[i] is None:
+                self._theta_gradients[i] = parameter.grad
+            else:
+                sums.append(self._theta_gradients[i])
+                gradients.append(parameter.grad)
+            parameter.grad = None
+        if sums:
+            torch._foreach_add_(sums, gradients)
+
+    def _release(self) -> None:
+        """Gives θ its gradient γ_θ Σ_k Δθ_k and starts the sum anew."""
+        if self.gamma_theta != 1 and (sums := [gradient for gradient in self._theta_gradients if gradient is not None]):
+            torch._foreach_mul_(sums, self.gamma_theta)
+        for parameter, gradient in zip(self._theta, self._theta_gradients, strict=True):
+            parameter.grad = gradient
+        self._theta_gradients = [None] * len(self._theta)
+
+
+def ensemble_log_probs(log_probs: Tensor) -> Tensor:
+    """Log of the mean over members of their probabilities: ``[members, ...]`` -> ``[...]``."""
+    return log_probs.logsumexp(0) - math.log(len(log_probs))
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """The plain module inside of torch.compile's and DistributedDataParallel's wrappers."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def _split_groups(optimizer: torch.optim.Optimizer, phi: set[nn.Parameter], phi_options: dict[str, Any]) -> None:
+    """Moves φ into parameter groups of its own, with unchanged options until ``spawn()``."""
+    for key in phi_options:
+        if key not in optimizer.defaults or key == "params":
+            raise ValueError(
+                f"phi_options has {key!r}, which is no option of {type(optimizer).__name__}: choose from its arguments."
+            )
+    if any("initial_lr" in group for group in optimizer.param_groups):
+        raise ValueError("phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it.")
+    for group in list(optimizer.param_groups):
+        late = [parameter for parameter in group["params"] if parameter in phi]
+        if late:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in phi]
+            optimizer.param_groups.append({**group, "params": late})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean over members; a count, such as ``num_batches_tracked``, has no mean and is summed."""
+    return values.mean(0) if values.is_floating_point() else values.sum(0)

@@ -1,0 +1,70 @@
+"""Loggers besides ``history.csv``, which is always written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from late_phase.errors import UserError
+
+
+class Logger:
+    """Nothing besides ``history.csv``; what other loggers override. A context manager: leaving it ends the log, whatever happened."""
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        pass
+
+    def log(self, row: dict[str, Any]) -> None:
+        """A row of the history, once per epoch."""
+
+    def finish(self, metrics: dict[str, dict[str, float]]) -> None:
+        """The metrics of the finished run."""
+
+
+class WandbLogger(Logger):
+    """Weights & Biases; in mode ``offline`` it needs neither a network nor an account, and ``wandb sync`` uploads later."""
+
+    def __init__(self, directory: Path, config: dict[str, Any], project: str, entity: str | None, mode: str) -> None:
+        if mode not in ("offline", "online"):
+            raise UserError(f"logger.mode={mode} is unknown: choose offline or online.")
+        import wandb  # takes seconds, so only who wants it waits
+
+        experiment, variant, seed = directory.resolve().parts[-3:]
+        try:
+            self._run = wandb.init(
+                dir=directory,
+                config=config,
+                project=project,
+                entity=entity,
+                mode=mode,
+                group=f"{experiment}/{variant}",
+                name=f"{experiment}/{variant}/{seed}",
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.Error as error:
+            raise UserError(f"logger=wandb could not start ({error}): log in or choose logger.mode=offline.") from error
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._run.log({key: value for key, value in row.items() if value is not None}, step=row["epoch"])
+
+    def finish(self, metrics: dict[str, dict[str, float]]) -> None:
+        for name, values in metrics.items():
+            self._run.summary.update({f"{name}/{key}": value for key, value in values.items()})
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._run.finish(exit_code=0 if kind is None else 1)
+
+
+LOGGERS: dict[str, type[Logger]] = {"csv": Logger, "wandb": WandbLogger}
+
+
+def build(name: str, directory: Path, config: dict[str, Any], **options: Any) -> Logger:
+    """The logger ``name`` for the run in ``directory``, which shows ``config``; ``options`` are the logger's own."""
+    return LOGGERS[name](directory, config, **options)

@@ -1,0 +1,202 @@
+"""One run: the whole way from a config to ``metrics.json``."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from late_phase.data.images import Images
+from late_phase.errors import UserError
+from late_phase.evaluation.metrics import accuracy, nll
+from late_phase.evaluation.predict import ensemble_predictor, log_probs, read_metrics, single_predictor, write_predictions
+from late_phase.files import write_json, write_tensors
+from late_phase.seeding import generator
+from late_phase.training import loggers, schedules
+from late_phase.training.config import TrainConfig, config_hash, identity, options
+from late_phase.training.loggers import Logger
+from late_phase.training.progress import Progress, report
+from late_phase.training.run_directory import RunDirectory
+from late_phase.training.settings import Interruption, choose_device, random_state, set_random_state, torch_settings
+from late_phase.training.setup import Setup, build
+from late_phase.training.tally import NonFiniteLoss, Tally
+
+
+def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
+    """Trains, from the directory's checkpoint on if there is one, evaluates, and returns what it wrote to ``metrics.json``.
+
+    A finished run is not repeated; its metrics are returned.
+
+    Raises:
+        UserError: anything that the user can mend; before any training, but for a loss that isn't finite.
+        SystemExit: after SIGTERM or SIGINT, with a checkpoint written. The same call goes on from there.
+    """
+    device = choose_device(config.runtime.device)
+    files = RunDirectory(directory)
+    with files.locked(), Interruption() as interruption, torch_settings(device, config.runtime.threads, config.seed):
+        files.refuse_other_config(config)
+        if (record := files.read_metrics()) is not None:
+            print(f"{directory} is finished already; nothing to do.")
+        else:
+            setup = build(config, device)
+            with loggers.build(config.logger.name, directory, identity(config), **options(config.logger)) as logger:
+                files.write_config(config)
+                seconds = train(setup, files, logger, interruption)
+                record = evaluate(setup, files, seconds)
+                logger.finish(record["metrics"])
+    report(record, directory)
+    return record
+
+
+@dataclass
+class State:
+    """How far a run has come: complete epochs, the sums of the present one, a history row per epoch, and seconds of training."""
+
+    epoch: int = 0
+    tally: Tally = field(default_factory=Tally)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption) -> float:
+    """The training loop; returns the seconds that it took, those before an interruption included."""
+    config, late, batches = setup.config, setup.late, setup.batches
+    schedule = schedules.build(config.schedule.name, **options(config.schedule))
+    forward = torch.compile(late.model) if config.compute.compile else late.model
+    state = resume(setup, files)
+    clock = time.monotonic() - state.seconds
+
+    with Progress(config, len(batches), state) as progress, interruption.deferred():
+        while state.epoch < config.epochs:
+            if state.epoch == config.late_phase.T0 and not late.spawned:
+                late.spawn(generator(config.seed, "members"))
+            for group in late.param_groups:
+                group["lr"] = config.optimizer.lr * schedule(state.epoch)
+            try:
+                for inputs, labels in batches.epoch(state.epoch, start=state.tally.batches):
+                    with setup.autocast():
+                        logits = forward(inputs)
+                        loss = F.cross_entropy(logits, labels)
+                    loss.backward()
+                    late.step()
+                    state.tally.add(loss, logits, labels)
+                    progress.step(state)
+                    if interruption.requested:
+                        state.seconds = time.monotonic() - clock
+                        save(setup, files, state)
+                        interruption.exit()
+                state.tally.synchronize()
+            except NonFiniteLoss as error:
+                raise UserError(
+                    f"the loss is {error.value} in epoch {state.epoch + 1}, step {error.batch + 1} of {len(batches)} "
+                    f"(last good checkpoint: {files.last_checkpoint() or 'none'}): lower optimizer.lr."
+                ) from error
+            state.seconds = time.monotonic() - clock
+            state.history.append(history_row(setup, state))
+            state.epoch, state.tally = state.epoch + 1, Tally()
+            if state.epoch == config.epochs or due(state.epoch, config.runtime.checkpoint_every):
+                save(setup, files, state)
+            files.write_history(state.history)
+            logger.log(state.history[-1])
+            progress.epoch(state)
+    return state.seconds
+
+
+def due(epoch: int, every: int) -> bool:
+    """Whether something done ``every`` so many epochs, or never if 0, is to be done after ``epoch`` epochs."""
+    return every > 0 and epoch % every == 0
+
+
+def save(setup: Setup, files: RunDirectory, state: State) -> None:
+    files.save_checkpoint(
+        {
+            "model": setup.late.model.state_dict(),
+            "late": setup.late.state_dict(),
+            "random": random_state(setup.device),
+            "epoch": state.epoch,
+            "tally": state.tally.state_dict(),
+            "history": state.history,
+            "seconds": state.seconds,
+        }
+    )
+
+
+def resume(setup: Setup, files: RunDirectory) -> State:
+    """The state in the latest good checkpoint, with model and optimizer set to it; that of a beginning if there is none."""
+    checkpoint = files.load_checkpoint()
+    if checkpoint is None:
+        return State()
+    setup.late.model.load_state_dict(checkpoint["model"])
+    setup.late.load_state_dict(checkpoint["late"])
+    set_random_state(checkpoint["random"], setup.device)
+    return State(checkpoint["epoch"], Tally(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
+
+
+def history_row(setup: Setup, state: State) -> dict[str, Any]:
+    """A row of ``history.csv``, for the epoch that has just ended; test and validation images are measured with the single model."""
+    config, epoch = setup.config, state.epoch + 1
+    row: dict[str, Any] = {
+        "epoch": epoch,
+        "learning_rate": setup.late.param_groups[0]["lr"],
+        "members": setup.late.K if setup.late.spawned else 1,
+        "train_loss_nats": state.tally.loss / state.tally.examples,
+        "train_accuracy": state.tally.correct / state.tally.examples,
+    }
+    measured = epoch == config.epochs or due(epoch, config.runtime.evaluate_every)
+    single = setup.single_model() if measured else None
+    for split, images in setup.dataset.held_out().items():
+        row[f"{split}_nll_nats"] = row[f"{split}_accuracy"] = None
+        if single is not None:
+            with setup.autocast():
+                predicted, labels = log_probs(single, images, setup.normalization), images.labels.cpu()
+            row[f"{split}_nll_nats"] = nll(predicted.gather(1, labels[:, None])[:, 0])
+            row[f"{split}_accuracy"] = accuracy(predicted, labels)
+    row["seconds"] = round(state.seconds, 3)
+    return row
+
+
+def evaluate(setup: Setup, files: RunDirectory, seconds: float) -> dict[str, Any]:
+    """Writes the single model, the members, their predictions, and, computed from these, ``metrics.json``, which it returns."""
+    single = setup.single_model()
+    write_tensors(files.model, single.state_dict(), metadata=setup.normalization.to_json())
+    predictors: dict[str, Callable[[Images], torch.Tensor]] = {"single": single_predictor(single, setup.normalization)}
+    if setup.late.members:
+        write_tensors(files.members, setup.late.members)
+        predictors["ensemble"] = ensemble_predictor(setup.late, setup.normalization)
+    with setup.autocast():
+        write_predictions(files.predictions, {"train": setup.dataset.train, **setup.dataset.held_out()}, predictors)
+    experiment, variant, _ = files.path.resolve().parts[-3:]
+    record = {
+        "experiment": experiment,
+        "variant": variant,
+        "seed": setup.config.seed,
+        "config_hash": config_hash(setup.config),
+        "git_commit": git_commit(),
+        "device": device_name(setup.device),
+        "torch": torch.__version__,
+        "seconds": round(seconds, 3),
+        "metrics": read_metrics(files.predictions),
+    }
+    write_json(files.metrics, record)
+    return record
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` if files differ from it; None outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

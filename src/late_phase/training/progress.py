@@ -1,0 +1,62 @@
+"""What a run shows: a progress bar on a terminal, a line per epoch in a log file, and its results at the end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from late_phase.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from late_phase.training.loop import State
+
+
+class Progress:
+    """Loss, accuracy and epochs left while training; shows nothing with ``runtime.progress=false``."""
+
+    def __init__(self, config: TrainConfig, batches: int, state: State) -> None:
+        self._epochs = config.epochs
+        self._lines = config.runtime.progress and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=config.epochs * batches,
+            initial=state.epoch * batches + state.tally.batches,
+            unit=" batches",
+            disable=not config.runtime.progress or self._lines,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._bar.close()
+
+    def step(self, state: State) -> None:
+        """After each minibatch."""
+        self._bar.update()
+
+    def epoch(self, state: State) -> None:
+        """After each epoch."""
+        row = state.history[-1]
+        shown = {"loss": f"{row['train_loss_nats']:.3f}", "accuracy": f"{row['train_accuracy']:.1%}"}
+        if row["test_accuracy"] is not None:
+            shown["test"] = f"{row['test_accuracy']:.1%}"
+        self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
+        self._bar.set_postfix(shown, refresh=False)
+        if self._lines:
+            print(f"epoch {state.epoch}/{self._epochs}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+
+
+def report(record: dict[str, Any], directory: Path) -> None:
+    """Prints the results of a finished run."""
+    for name, metrics in record["metrics"].items():
+        print(
+            f"{name:>8}: test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, "
+            f"ECE {metrics['test_ece']:.2%}, training loss {metrics['train_loss']:.4f} nats"
+        )
+    print(f"in {directory}", flush=True)

@@ -1,0 +1,119 @@
+"""The directory of one run: what is where, and files that are whole or absent.
+
+See the table in the README. ``metrics.json`` is written last: where it is, the run is finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from late_phase.errors import UserError
+from late_phase.files import atomic, write_text
+from late_phase.training.config import TrainConfig, differences, from_yaml, identity, to_yaml
+
+
+class RunDirectory:
+    """Paths, checkpoints, history and metrics of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.history = path / "history.csv"
+        self.checkpoint = path / "checkpoint.pt"
+        self.previous_checkpoint = path / "checkpoint.previous.pt"
+        self.model = path / "model.safetensors"
+        self.members = path / "members.safetensors"
+        self.metrics = path / "metrics.json"
+        self.predictions = path / "predictions"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process out of the directory.
+
+        Raises:
+            UserError: another process is in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        try:
+            with filelock.FileLock(lock, timeout=0):
+                self._remove_partial_files()
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+        except filelock.Timeout:
+            raise UserError(f"{self.path} is in use by another process: wait for it or choose another seed.") from None
+
+    def _remove_partial_files(self) -> None:
+        """What a process that was killed while writing left behind."""
+        for partial in self.path.rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+    def refuse_other_config(self, config: TrainConfig) -> None:
+        """A config that is here already must say the same of all that the result depends on.
+
+        Raises:
+            UserError: it doesn't.
+        """
+        if self.config.exists():
+            changes = differences(identity(from_yaml(self.config)), identity(config))
+            if changes:
+                raise UserError(
+                    f"{self.path} holds a run with another config ({'; '.join(changes)}): remove the directory, or undo the change."
+                )
+
+    def write_config(self, config: TrainConfig) -> None:
+        write_text(self.config, to_yaml(config))
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The metrics of a finished run, or None."""
+        return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else None
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.history, text.getvalue())
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Writes a checkpoint; the one before is kept beside it."""
+        with atomic(self.checkpoint) as partial:
+            torch.save(state, partial)
+            with suppress(FileNotFoundError):
+                self.checkpoint.replace(self.previous_checkpoint)
+
+    def last_checkpoint(self) -> Path | None:
+        """Where the latest checkpoint is."""
+        return next((path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()), None)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The latest good checkpoint; None if there is none.
+
+        A damaged one is passed over, with a warning: torch alone notices a truncated file, the archive's checksums any other damage.
+        """
+        for path in (self.checkpoint, self.previous_checkpoint):
+            if not path.exists():
+                continue
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    damaged = archive.testzip()
+                if damaged is None:
+                    return torch.load(path, map_location="cpu", weights_only=True)
+                reason = f"bad checksum of {damaged}"
+            except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                reason = str(error).splitlines()[0]
+            warnings.warn(f"{path} is damaged and passed over ({reason}).", stacklevel=2)
+        return None

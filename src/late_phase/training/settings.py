@@ -1,0 +1,108 @@
+"""Process-wide settings of a run, taken back afterwards: what one job of a sweep sets, the next one doesn't see."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from late_phase.errors import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS and the CPU that is there; otherwise a device as torch names it.
+
+    Raises:
+        UserError: no such device.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown device, and for one it wasn't built for
+        raise UserError(
+            f"runtime.device={name} is not to be had here ({str(error).splitlines()[0]}): choose auto or cpu."
+        ) from error
+    return device
+
+
+@contextmanager
+def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
+    """Number of CPU threads, reproducible CUDA kernels, flushed denormals, and the global generators' seed."""
+    before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    devices = [device] if device.type not in ("cpu", "mps") else []
+    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+        try:
+            torch.set_num_threads(threads or before[0])
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            torch.set_flush_denormal(True)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:]
+            torch.set_flush_denormal(False)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of the global generators, which the model may use, for dropout for example."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class Interruption:
+    """SIGTERM and SIGINT for a run that saves before it ends.
+
+    Within the context manager a signal ends the process at once, except within :meth:`deferred`: there ``requested`` tells that one
+    has come, and the loop ends the process by :meth:`exit` when it has saved. A second signal isn't deferred. The exit status is
+    128 + the signal's number, as usual, so that scripts can tell a stopped run from a finished one.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self._deferred = False
+
+    def __enter__(self) -> Interruption:
+        self._before = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+        except ValueError:  # not in the main thread: signals are the business of whoever runs it
+            pass
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.requested:
+            self.exit()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.requested = self.requested is not None, number
+        if again or not self._deferred:
+            self.exit()
+
+    def exit(self) -> None:
+        raise SystemExit(128 + (self.requested or 0))

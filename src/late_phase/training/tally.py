@@ -1,0 +1,62 @@
+"""Loss and accuracy over the minibatches of an epoch, without making the device wait at each of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SYNCHRONIZE_EVERY = 50
+
+
+class NonFiniteLoss(Exception):
+    """The loss of minibatch ``batch`` (counted from 0 in its epoch) is ``value``."""
+
+    def __init__(self, batch: int, value: float) -> None:
+        super().__init__(f"loss {value} at minibatch {batch}")
+        self.batch = batch
+        self.value = value
+
+
+class Tally:
+    """Sums since the start of an epoch, weighted by examples."""
+
+    def __init__(self, batches: int = 0, examples: int = 0, loss: float = 0.0, correct: int = 0) -> None:
+        self.batches, self.examples, self.loss, self.correct = batches, examples, loss, correct
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """One minibatch: its mean loss, logits ``[examples, classes]`` and labels ``[examples]``.
+
+        Raises:
+            NonFiniteLoss: of this minibatch or one of the last ``SYNCHRONIZE_EVERY``, the first to be.
+        """
+        self._pending.append((len(labels), loss.detach(), (logits.argmax(1) == labels).sum()))
+        if len(self._pending) == SYNCHRONIZE_EVERY:
+            self.synchronize()
+
+    def synchronize(self) -> None:
+        """Brings the sums up to date, waiting for the device.
+
+        Raises:
+            NonFiniteLoss: see :meth:`add`.
+        """
+        if not self._pending:
+            return
+        sizes, losses, corrects = zip(*self._pending, strict=True)
+        self._pending = []
+        values = torch.stack([torch.stack(losses).float(), torch.stack(corrects).float()]).tolist()
+        for size, loss, correct in zip(sizes, *values, strict=True):
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(self.batches, loss)
+            self.batches += 1
+            self.examples += size
+            self.loss += loss * size
+            self.correct += int(correct)
+
+    def state_dict(self) -> dict[str, Any]:
+        self.synchronize()
+        return {"batches": self.batches, "examples": self.examples, "loss": self.loss, "correct": self.correct}
