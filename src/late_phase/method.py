@@ -164,7 +164,7 @@ class LatePhase(torch.optim.Optimizer):
                 noise = torch.randn(members[name].shape, generator=generator, device=device, dtype=parameter.dtype)
                 scale = self.sigma0 * parameter.norm() / parameter.numel() ** 0.5
                 members[name] += scale * noise.to(parameter.device)
-        states = [{p: copy.deepcopy(self.state[p]) for p in self._phi if p in self.state} for _ in range(self.K)]
+        states = [{p: copy.deepcopy(self.state[p]) for p in self._phi} for _ in range(self.K)]
         if self.phi_options:
             phi = set(self._phi)
             for group in self.param_groups:
@@ -308,7 +308,7 @@ class LatePhase(torch.optim.Optimizer):
             "optimizer": self.optimizer.state_dict(),
             "member": self._member,
             "members": self.members,
-            "member_states": [[state.get(p, {}) for p in self._phi] for state in self._states] if self.spawned else None,
+            "member_states": [list(state.values()) for state in self._states] if self.spawned else None,
             "theta_gradients": list(self._theta_gradients),
         }
 
@@ -379,7 +379,7 @@ class LatePhase(torch.optim.Optimizer):
         """Live model -> members. The live model is the truth for the member that it holds."""
         for row, live in zip(self._rows[self._member], self._live_values, strict=True):
             torch._foreach_copy_(row, live)
-        self._states[self._member] = {p: self.state[p] for p in self._phi if p in self.state}
+        self._states[self._member] = {p: self.state[p] for p in self._phi}
 
     def _load(self, k: int) -> None:
         """Members -> live model."""

@@ -1,0 +1,488 @@
+"""LatePhase against the literal reference, against plain training, and against sums done by hand."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import subprocess
+import sys
+
+import models
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from late_phase import LatePhase, batchnorm, by_name, by_type, head, nothing
+
+SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-3}
+
+
+def sgd(model: nn.Module, **options: float | bool) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **(SGD | options))
+
+
+def train(model: nn.Module, step: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """The loop of a user; returns the losses."""
+    losses = []
+    for x, y in batches:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        step.step()
+        step.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    """Bit for bit, running statistics included."""
+    for (name, one), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def spawned(K: int = 3, sigma0: float = 0.3, steps: int = 4, **options: object) -> tuple[nn.Module, LatePhase]:
+    """A model with K members that have been trained for some steps."""
+    torch.manual_seed(0)
+    model = models.plain()
+    late = LatePhase(model, sgd(model), batchnorm() + head(), K, sigma0, **options)
+    late.spawn()
+    train(model, late, models.minibatches(steps))
+    return model, late
+
+
+# ------------------------------------------------------------------------------------------------------------ the algorithm
+
+
+@pytest.mark.parametrize("build", [models.plain, models.Nested])
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd with options for phi", "adam"])
+@pytest.mark.parametrize(("K", "gamma_theta", "T0"), [(1, 1.0, 4), (3, 1.0, 4), (3, 1 / 3, 0), (10, 1.0, 4), (10, 0.1, 4)])
+def test_follows_the_literal_algorithm(build, optimizer, K, gamma_theta, T0):
+    """T0 steps, then three iterations and a part of a fourth, in double precision, to rounding."""
+    torch.manual_seed(1)
+    model = build().double()
+    twin = copy.deepcopy(model)
+    phi_options = {"weight_decay": 0.02} if "options" in optimizer else None
+    if optimizer == "adam":
+        late_optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.005)
+        expected = reference.LatePhaseReference(twin, reference.adam(0.01, 0.005))
+    else:
+        late_optimizer = sgd(model)
+        update_phi = reference.nesterov(0.05, 0.9, 0.02) if phi_options else None
+        expected = reference.LatePhaseReference(twin, reference.nesterov(0.05, 0.9, 0.005), update_phi)
+    late = LatePhase(model, late_optimizer, batchnorm() + head(), K, 0.3, gamma_theta, phi_options)
+    batches = models.minibatches(T0 + 3 * K + K // 2, torch.float64)
+
+    train(model, late, batches[:T0])
+    for x, y in batches[:T0]:
+        expected.inner_step(x, y)
+    late.spawn(torch.Generator().manual_seed(5))
+    parameters = dict(model.named_parameters())
+    phi = [{name: late.members[name][k] for name in late.members if name in parameters} for k in range(K)]
+    expected.spawn(phi, [name for name in late.members if name not in parameters], gamma_theta)
+    train(model, late, batches[T0:])
+    for x, y in batches[T0:]:
+        expected.inner_step(x, y)
+
+    late.state_dict()  # brings the live member's values into late.members
+    for name, values in late.members.items():
+        members = torch.stack([(expected.phi[k] | expected.phi_statistics[k])[name] for k in range(K)])
+        torch.testing.assert_close(values, members, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    for name, value in expected.theta.items():
+        torch.testing.assert_close(parameters[name].detach(), value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("select", [batchnorm() + head(), nothing(), by_name("*")])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_one_member_is_plain_training_bit_for_bit(select, optimizer):
+    torch.manual_seed(0)
+    model = models.plain()
+    twin = copy.deepcopy(model)
+    options = SGD if optimizer is torch.optim.SGD else {"lr": 0.01}
+    late = LatePhase(model, optimizer(model.parameters(), **options), select, K=1)
+    plain = optimizer(twin.parameters(), **options)
+    batches = models.minibatches(9)
+    before = train(model, late, batches[:4])
+    late.spawn()
+    assert before + train(model, late, batches[4:]) == train(twin, plain, batches)
+    assert_same(model, twin)
+    assert_same(late.average(), twin)
+
+
+def test_before_spawning_it_is_plain_training_bit_for_bit():
+    torch.manual_seed(0)
+    model = models.plain()
+    twin = copy.deepcopy(model)
+    late = LatePhase(model, sgd(model), batchnorm(), 10, 0.5, 0.1, {"weight_decay": 1.0})
+    assert train(model, late, models.minibatches(5)) == train(twin, sgd(twin), models.minibatches(5))
+    assert_same(model, twin)
+    assert_same(late.average("folded"), twin)
+
+
+def test_gradient_accumulation_is_the_empty_selection():
+    """Table 10: without φ, an iteration is one step along the sum of K gradients."""
+    torch.manual_seed(0)
+    model = models.plain().double()
+    twin = copy.deepcopy(model)
+    late = LatePhase(model, sgd(model), nothing(), K=3, gamma_theta=1 / 3)
+    late.spawn()
+    batches = models.minibatches(6, torch.float64)
+    train(model, late, batches)
+    plain = sgd(twin)
+    for i in (0, 3):
+        for x, y in batches[i : i + 3]:
+            (F.cross_entropy(twin(x), y) / 3).backward()
+        plain.step()
+        plain.zero_grad()
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_theta_waits_for_the_end_of_the_iteration_and_phi_does_not():
+    model, late = spawned(K=3, steps=0)
+    theta = model[0].weight.detach().clone()
+    for k, (x, y) in enumerate(models.minibatches(3)):
+        before = late.members["1.weight"].clone()
+        train(model, late, [(x, y)])
+        moved = [not torch.equal(a, b) for a, b in zip(before, late.members["1.weight"], strict=True)]
+        assert moved == [i == k for i in range(3)]
+        assert torch.equal(model[0].weight, theta) == (k < 2)
+
+
+# ------------------------------------------------------------------------------------------------------------------ spawning
+
+
+def test_initialization_noise_is_relative_to_each_tensor():
+    """Eq. 2: σ0 ‖φ_0‖ / sqrt(D) is the standard deviation, so rms(φ_k - φ_0) / rms(φ_0) -> σ0."""
+    model = nn.Sequential(nn.Linear(300, 200), nn.BatchNorm1d(200))
+    nn.init.normal_(model[1].weight, 3.0, 1.0)
+    late = LatePhase(model, sgd(model), by_name("*.weight"), K=40, sigma0=0.25)
+    phi_0 = {name: p.detach().clone() for name, p in model.named_parameters()}
+    late.spawn(torch.Generator().manual_seed(0))
+    for name in ("0.weight", "1.weight"):
+        change = late.members[name] - phi_0[name]
+        rms = phi_0[name].square().mean().sqrt()
+        n = change.numel()
+        assert change.square().mean().sqrt() / rms == pytest.approx(0.25, abs=4 * 0.25 / math.sqrt(2 * n))
+        assert change.mean() / rms == pytest.approx(0, abs=4 * 0.25 / math.sqrt(n))
+    assert torch.equal(late.members["1.running_var"], torch.ones(40, 200))
+    assert "0.bias" not in late.members
+
+
+def test_without_noise_members_start_identical_with_the_optimizer_state():
+    torch.manual_seed(0)
+    model = models.plain()
+    late = LatePhase(model, sgd(model), batchnorm(), K=4)
+    train(model, late, models.minibatches(3))
+    momentum = late.state[model[1].weight]["momentum_buffer"].clone()
+    before = copy.deepcopy(model)
+    late.spawn()
+    for k in range(4):
+        with late.member(k):
+            assert_same(model, before)
+            assert torch.equal(late.state[model[1].weight]["momentum_buffer"], momentum)
+
+
+def test_noise_is_that_of_the_generator():
+    members = [spawned(steps=0)[1] for _ in range(2)]
+    for late in members:
+        late.members = None
+        late.spawn(torch.Generator().manual_seed(9))
+    assert torch.equal(members[0].members["1.weight"], members[1].members["1.weight"])
+
+
+# ------------------------------------------------------------------------------------------------------- members, the average
+
+
+def test_entering_a_member_shows_its_weights_and_leaves_no_trace():
+    model, late = spawned()
+    before = copy.deepcopy(model)
+    for k in (2, 0, 1):
+        with late.member(k) as entered:
+            assert entered is model
+            for name, values in late.members.items():
+                assert torch.equal(model.state_dict()[name], values[k])
+    assert_same(model, before)
+
+
+def test_what_happens_to_a_member_stays_with_it():
+    model, late = spawned()
+    others = late.members["1.weight"][[0, 2]].clone()
+    with pytest.raises(ZeroDivisionError), late.member(1), torch.no_grad():
+        model[1].weight.fill_(7.0)
+        raise ZeroDivisionError
+    assert torch.equal(late.members["1.weight"][1], torch.full((4,), 7.0))
+    assert torch.equal(late.members["1.weight"][[0, 2]], others)
+
+
+def test_average_by_hand():
+    model, late = spawned()
+    single = late.average()
+    live = dict(model.state_dict())
+    late.state_dict()
+    for name, value in single.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            assert value == late.members[name].sum()
+        elif name in late.members:
+            torch.testing.assert_close(value, sum(late.members[name]) / 3)
+        else:
+            assert torch.equal(value, live[name])
+    assert "1.weight" in late.members
+    assert "6.bias" in late.members
+
+
+def test_the_single_model_is_the_plain_architecture():
+    model, late = spawned()
+    late.model.eval()
+    before = copy.deepcopy(model)
+    single = late.average()
+    fresh = models.plain()
+    assert fresh.load_state_dict(single.state_dict(), strict=True)
+    assert type(single) is type(model)
+    with torch.no_grad():
+        next(single.parameters()).zero_()
+    assert_same(model, before)
+
+
+def test_folded_statistics_average_the_layers_outputs_exactly():
+    model, late = spawned(steps=7)
+    x = torch.randn(5, 4, 6, 6) * 3
+    outputs = []
+    for k in range(3):
+        with late.member(k):
+            outputs.append(model[1].eval()(x))
+    folded = late.average("folded")[1].eval()
+    torch.testing.assert_close(folded(x), sum(outputs) / 3, rtol=1e-5, atol=1e-5)
+    averaged = late.average("mean")[1].eval()
+    assert not torch.allclose(averaged(x), sum(outputs) / 3, rtol=1e-3, atol=1e-3)
+
+
+def test_recomputed_statistics_belong_to_the_averaged_weights():
+    model, late = spawned()
+    batches = models.minibatches(5, seed=3)
+    single = late.average("recompute", batches)
+    first = torch.cat([single[0](x) for x, _ in batches])
+    torch.testing.assert_close(single[1].running_mean, first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert single.training == model.training
+
+
+def test_the_ensemble_is_the_mean_of_the_members_distributions():
+    model, late = spawned()
+    x = torch.randn(6, 3, 8, 8)
+    model.train()
+    model[5].eval()
+    probabilities = []
+    for k in range(3):
+        with late.member(k):
+            probabilities.append(copy.deepcopy(model).eval()(x).softmax(-1))
+    torch.testing.assert_close(late.ensemble(x).exp(), sum(probabilities) / 3)
+    assert model[1].training and not model[5].training
+
+
+def test_a_tied_parameter_is_averaged_under_both_names():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x))
+
+    model = Tied()
+    late = LatePhase(model, sgd(model), by_name("b"), K=3, sigma0=1.0)
+    late.spawn()
+    single = late.average()
+    assert torch.equal(single.a.weight, late.members["a.weight"].mean(0))
+    assert single.a.weight is single.b.weight
+
+
+# --------------------------------------------------------------------------------------------------------------------- state
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("stop", [2, 4, 6, 11])
+def test_saving_and_loading_at_any_step_changes_nothing(optimizer, stop):
+    """T0 is after 3 minibatches, iterations have 4: the stops are before T0, inside of an iteration, and in the third one."""
+
+    def start() -> tuple[nn.Module, LatePhase]:
+        torch.manual_seed(0)
+        model = models.plain()
+        options = SGD if optimizer is torch.optim.SGD else {"lr": 0.01}
+        return model, LatePhase(model, optimizer(model.parameters(), **options), batchnorm() + head(), 4, 0.2, 0.5)
+
+    def go(model: nn.Module, late: LatePhase, first: int, last: int) -> None:
+        for i in range(first, last):
+            if i == 3:
+                late.spawn(torch.Generator().manual_seed(1))
+            train(model, late, models.minibatches(16)[i : i + 1])
+
+    undisturbed = start()
+    go(*undisturbed, 0, 16)
+    first = start()
+    go(*first, 0, stop)
+    file = io.BytesIO()
+    torch.save({"model": first[0].state_dict(), "late": first[1].state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    second = start()
+    second[0].load_state_dict(saved["model"])
+    second[1].load_state_dict(saved["late"])
+    go(*second, stop, 16)
+    assert_same(undisturbed[0], second[0])
+    assert_same(undisturbed[1].average(), second[1].average())
+
+
+def test_a_loaded_state_is_independent_of_its_source():
+    model, late = spawned()
+    other = copy.deepcopy(model)
+    copied = LatePhase(other, sgd(other), batchnorm() + head(), 3)
+    copied.load_state_dict(late.state_dict())
+    before = copy.deepcopy(copied.average())
+    train(model, late, models.minibatches(6))
+    assert_same(copied.average(), before)
+
+
+# ------------------------------------------------------------------------------------------------------------ wrong use
+
+
+def test_misuse_is_one_sentence_with_the_cure():
+    model = models.plain()
+    optimizer = sgd(model)
+
+    def refused(error: type[Exception], pattern: str, *args: object, **options: object) -> None:
+        with pytest.raises(error, match=pattern) as caught:
+            LatePhase(*args, **options)
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+    refused(ValueError, r"head\('fc'\) matches no parameter of Sequential: choose", model, optimizer, batchnorm() + head("fc"))
+    refused(ValueError, r"by_type\(LSTM\) matches no parameter", model, optimizer, by_type(nn.LSTM))
+    refused(ValueError, "K=0 is not", model, optimizer, batchnorm(), K=0)
+    refused(ValueError, "sigma0=-0.1 is not", model, optimizer, batchnorm(), sigma0=-0.1)
+    refused(ValueError, "sigma0=nan is not", model, optimizer, batchnorm(), sigma0=float("nan"))
+    refused(ValueError, "gamma_theta=0 ", model, optimizer, batchnorm(), gamma_theta=0)
+    refused(ValueError, "phi_options has 'beta'", model, optimizer, batchnorm(), phi_options={"beta": 1})
+    refused(TypeError, "select is a str", model, optimizer, "batchnorm")
+    refused(TypeError, "optimizer is a list", model, list(model.parameters()), batchnorm())
+    refused(ValueError, r"1\.weight is not in the optimizer", model, torch.optim.SGD(model[0].parameters()), batchnorm())
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    refused(ValueError, "build LatePhase before it", model, optimizer, batchnorm(), phi_options={"lr": 1})
+    model[1].bias.requires_grad_(False)
+    refused(ValueError, r"late-phase weight 1\.bias is frozen: call", model, optimizer, batchnorm())
+
+
+def test_wrong_order_is_one_sentence_with_the_cure():
+    model = models.plain()
+    late = LatePhase(model, sgd(model), batchnorm(), K=2)
+    with pytest.raises(RuntimeError, match=r"no gradient: call loss.backward"):
+        late.step()
+    with pytest.raises(RuntimeError, match="before spawn"), late.member(0):
+        pass
+    with pytest.raises(RuntimeError, match="before spawn"):
+        late.ensemble(torch.zeros(2, 3, 8, 8))
+    late.spawn()
+    with pytest.raises(RuntimeError, match="spawned once"):
+        late.spawn()
+    with pytest.raises(RuntimeError, match="no gradient"):
+        late.step()
+    with pytest.raises(IndexError, match=r"member\(2\) does not exist"), late.member(2):
+        pass
+    with pytest.raises(RuntimeError, match="inside of a member"), late.member(0):
+        late.step()
+    with pytest.raises(ValueError, match="'median' is unknown"):
+        late.average("median")
+    for arguments in (("recompute",), ("mean", [])):
+        with pytest.raises(ValueError, match="go with"):
+            late.average(*arguments)
+    with pytest.raises(ValueError, match="no batches"):
+        late.average("recompute", [])
+    with pytest.raises(RuntimeError, match="before building"):
+        late.add_param_group({"params": []})
+
+
+def test_the_state_of_another_late_phase_is_refused():
+    model, late = spawned(K=3)
+    with pytest.raises(ValueError, match="K=3 members, this LatePhase K=4"):
+        LatePhase(model, sgd(model), batchnorm() + head(), 4).load_state_dict(late.state_dict())
+    with pytest.raises(ValueError, match=r"another selection, which differs in 6\.bias, 6\.weight"):
+        LatePhase(model, sgd(model), batchnorm(), 3).load_state_dict(late.state_dict())
+
+
+# --------------------------------------------------------------------------------------------------------------- in company
+
+
+@pytest.mark.parametrize("given", ["late", "optimizer"])
+def test_schedulers_see_an_optimizer(given):
+    """The learning rate follows the schedule for θ and φ, as in plain training; K = 1, so that all can be compared."""
+    torch.manual_seed(0)
+    model = models.plain()
+    twin = copy.deepcopy(model)
+    optimizer, plain = sgd(model), sgd(twin)
+    late = LatePhase(model, optimizer, batchnorm(), K=1)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=8, cycle_momentum=True)
+        for o in (late if given == "late" else optimizer, plain)
+    ]
+    for i, batch in enumerate(models.minibatches(7)):
+        if i == 3:
+            late.spawn()
+        train(model, late, [batch])
+        train(twin, plain, [batch])
+        for schedule in schedules:
+            schedule.step()
+    assert late.param_groups[0]["lr"] == plain.param_groups[0]["lr"]
+    assert_same(model, twin)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_grad_scaler_unscales_each_minibatch_and_skips_an_infinite_one(fused):
+    """With a scale that changes in the middle of an iteration the sum of gradients is still that of the true ones."""
+    torch.manual_seed(0)
+    model = models.plain()
+    twin = copy.deepcopy(model)
+    late = LatePhase(model, sgd(model, fused=fused), batchnorm(), K=3)
+    expected = LatePhase(twin, sgd(twin), batchnorm(), K=3)
+    late.spawn()
+    expected.spawn()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+    for i, (x, y) in enumerate(models.minibatches(8)):
+        loss = F.cross_entropy(model(x), y)
+        late.zero_grad()
+        scaler.scale(loss * (float("inf") if i == 4 else 1)).backward()
+        scaler.unscale_(late)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5, error_if_nonfinite=False)
+        scaler.step(late)
+        scaler.update()
+        if i == 4:
+            twin(x)  # the running statistics have seen the minibatch
+        else:
+            F.cross_entropy(twin(x), y).backward()
+            nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+            expected.step()
+    assert scaler.get_scale() != 4.0
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_closure_is_evaluated_once():
+    model, late = spawned(steps=0)
+    calls = []
+
+    def closure() -> Tensor:
+        x, y = models.minibatches(1)[0]
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        calls.append(loss.item())
+        return loss
+
+    assert late.step(closure).item() == calls[0]
+    assert len(calls) == 1
+
+
+def test_importing_needs_torch_only():
+    code = (
+        "import sys, late_phase; "
+        "print([m for m in ('hydra', 'omegaconf', 'torchvision', 'sklearn', 'scipy', 'wandb', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
