@@ -53,6 +53,5 @@ def minibatches(n: int, dtype: torch.dtype = torch.float32, size: int = 8, seed:
     """``n`` minibatches of 7 images and labels, for the models here."""
     random = torch.Generator().manual_seed(seed)
     return [
-        (torch.randn(7, 3, size, size, generator=random, dtype=dtype), torch.randint(5, (7,), generator=random))
-        for _ in range(n)
+        (torch.randn(7, 3, size, size, generator=random, dtype=dtype), torch.randint(5, (7,), generator=random)) for _ in range(n)
     ]

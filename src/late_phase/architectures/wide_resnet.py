@@ -22,7 +22,7 @@ class Block(nn.Module):
         out = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.shortcut is None else self.shortcut(out)
         out = F.relu(self.bn2(self.conv1(out)), inplace=True)
-        return self.conv2(out) + shortcut
+        return self.conv2(out).add_(shortcut)
 
 
 class WideResNet(nn.Module):

@@ -30,17 +30,29 @@ class Augmentation:
 
 
 class TrainingBatches:
-    """Shuffled, augmented and normalized minibatches; the last one of an epoch may be smaller."""
+    """Shuffled, augmented and normalized minibatches; the last one of an epoch may be smaller.
+
+    Args:
+        images: training images, on the device where the minibatches are wanted.
+        channels_last: memory format of the minibatches; their shape is ``[batch, channels, height, width]`` either way.
+    """
 
     def __init__(
-        self, images: Images, normalization: Normalization, augmentation: Augmentation, batch_size: int, seed: int
+        self,
+        images: Images,
+        normalization: Normalization,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        channels_last: bool = False,
     ) -> None:
         self.images = images
         self.normalization = normalization
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
-        self._padded = F.pad(images.pixels, [augmentation.crop_padding] * 4)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._padded = F.pad(images.pixels, [augmentation.crop_padding] * 4).contiguous(memory_format=memory_format)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -51,20 +63,51 @@ class TrainingBatches:
         n, (height, width) = len(self.images), self.images.pixels.shape[-2:]
         random = generator(self.seed, "batches", epoch)
         order = torch.randperm(n, generator=random).to(device)
-        shifts = torch.randint(2 * self.augmentation.crop_padding + 1, (2, n), generator=random).to(device)
+        dy, dx = torch.randint(2 * self.augmentation.crop_padding + 1, (2, n), generator=random).to(device)
         flips = (torch.rand(n, generator=random) < 0.5 * self.augmentation.flip).to(device)
         centres = (torch.rand(2, n, generator=random) * torch.tensor([[height], [width]])).long().to(device)
-        windows = self._padded.unfold(2, height, 1).unfold(3, width, 1)
         for batch in range(start, len(self)):
             which = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            indices, (dy, dx) = order[which], shifts[:, which]
-            pixels = windows[indices, :, dy, dx]
-            if self.augmentation.flip:
-                pixels = torch.where(flips[which, None, None, None], pixels.flip(-1), pixels)
-            inputs = self.normalization(pixels)
+            crop = crop_and_flip if self._padded.is_cpu else crop_and_flip_by_pixel
+            inputs = self.normalization(crop(self._padded, order[which], dy[which], dx[which], flips[which], (height, width)))
             if self.augmentation.cutout:
                 inputs = cutout(inputs, centres[:, which], self.augmentation.cutout)
-            yield inputs, self.images.labels[indices]
+            yield inputs, self.images.labels[order[which]]
+
+
+def crop_and_flip(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
+    """Windows of the images ``which``, from row ``dy`` and column ``dx`` on, mirrored left to right where ``flips``.
+
+    All windows there are, at any pixel of any image, make one tensor of overlapping views, out of which ``index_select`` copies
+    those wanted, row by row: several times faster on a CPU than indexing pixels.
+
+    Args:
+        images: ``[images, channels, height, width]``, dense, contiguous or channels-last.
+        which, dy, dx, flips: ``[batch]``.
+
+    Returns:
+        ``[batch, channels, *size]``, in the memory format of ``images``.
+    """
+    by_image, by_channel, by_row, by_column = images.stride()
+    channels_last = by_channel == 1 and images.shape[1] > 1
+    # Dimensions in memory order, and which of them is the column.
+    shape, strides, column = (images.shape[1], *size), (by_channel, by_row, by_column), 3
+    if channels_last:
+        shape, strides, column = (*size, images.shape[1]), (by_row, by_column, by_channel), 2
+    count = images.numel() - sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    windows = images.as_strided((count, *shape), (1, *strides)).index_select(0, which * by_image + dy * by_row + dx * by_column)
+    if flips.any():
+        both = torch.cat((windows, windows.flip(column)))
+        windows = both.index_select(0, torch.arange(len(flips)) + len(flips) * flips)
+    return windows.permute(0, 3, 1, 2) if channels_last else windows
+
+
+def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same as :func:`crop_and_flip` on any device: there a view larger than the memory may not be to be had."""
+    height, width = (torch.arange(length, device=images.device) for length in size)
+    rows = dy[:, None] + height
+    columns = dx[:, None] + torch.where(flips[:, None], size[1] - 1 - width, width)
+    return images.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass, replace
 
@@ -107,7 +108,16 @@ class Normalization:
         return cls(**{key: tuple(values) for key, values in json.loads(text).items()})
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[examples, channels, height, width]`` uint8 -> float32, in the same memory format."""
-        scale = pixels.new_tensor([1 / (255 * s) for s in self.std], dtype=torch.float32).view(-1, 1, 1)
-        shift = pixels.new_tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32).view(-1, 1, 1)
-        return torch.addcmul(shift, pixels.float(), scale)
+        """Pixels ``[examples, channels, height, width]`` uint8 -> float32, in the same memory format, rounded as torchvision does."""
+        mean, std = self._as_images(tuple(pixels.shape[1:]), pixels.device, pixels.stride(1) == 1)
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019: a handful of small tensors per process
+    def _as_images(self, shape: tuple[int, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[1, channels, height, width]``, laid out like the pixels: no broadcasting, which is slow."""
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        mean, std = (
+            torch.tensor(values, device=device).view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=memory_format)
+            for values in (self.mean, self.std)
+        )
+        return mean, std

@@ -59,6 +59,7 @@ class ImageFolderConfig(DatasetConfig):
 @dataclass
 class ArchitectureConfig:
     name: str = MISSING
+    channels_last: bool = False
 
 
 @dataclass
@@ -124,7 +125,6 @@ class WandbConfig(LoggerConfig):
 @dataclass
 class ComputeConfig:
     precision: str = "fp32"
-    channels_last: bool = True
     compile: bool = False
 
 
@@ -174,8 +174,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 """Config group -> name -> type: the one place where the names of choices are listed for the configs."""
 
-NOT_IN_IDENTITY = ("runtime", "logger")
-"""Groups that may change between two starts of the same run: they say where and how it is computed and shown, not what."""
+NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache")
+"""Keys that may change between two starts of the same run: they say where and how it is computed and shown, not what."""
 
 
 def register_schemas() -> None:
@@ -202,7 +202,7 @@ def variant(overrides: list[str]) -> str:
     parts = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key in ("experiment", "seed") or key.split(".")[0] in NOT_IN_IDENTITY:
+        if key in ("experiment", "seed") or any(f"{key}.".startswith(f"{other}.") for other in NOT_IN_IDENTITY):
             continue
         parts.append(f"{key.removeprefix('late_phase.')}={value}" if value else key)
     name = re.sub(r"[^\w.,=+-]+", "-", ",".join(parts)) or "default"
@@ -213,7 +213,15 @@ def variant(overrides: list[str]) -> str:
 
 def identity(config: TrainConfig) -> dict[str, Any]:
     """The part of a config on which the result depends, as plain values."""
-    return {key: value for key, value in asdict(config).items() if key not in NOT_IN_IDENTITY}
+
+    def keep(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: keep(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in values.items()
+            if f"{prefix}{key}" not in NOT_IN_IDENTITY
+        }
+
+    return keep(asdict(config), "")
 
 
 def config_hash(config: TrainConfig) -> str:

@@ -37,7 +37,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
         UserError: anything that the user can mend; before any training, but for a loss that isn't finite.
         SystemExit: after SIGTERM or SIGINT, with a checkpoint written. The same call goes on from there.
     """
-    device = choose_device(config.runtime.device)
+    device, commit = choose_device(config.runtime.device), git_commit()
     files = RunDirectory(directory)
     with files.locked(), Interruption() as interruption, torch_settings(device, config.runtime.threads, config.seed):
         files.refuse_other_config(config)
@@ -48,7 +48,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
             with loggers.build(config.logger.name, directory, identity(config), **options(config.logger)) as logger:
                 files.write_config(config)
                 seconds = train(setup, files, logger, interruption)
-                record = evaluate(setup, files, seconds)
+                record = evaluate(setup, files, seconds, commit)
                 logger.finish(record["metrics"])
     report(record, directory)
     return record
@@ -161,7 +161,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
     return row
 
 
-def evaluate(setup: Setup, files: RunDirectory, seconds: float) -> dict[str, Any]:
+def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
     """Writes the single model, the members, their predictions, and, computed from these, ``metrics.json``, which it returns."""
     single = setup.single_model()
     write_tensors(files.model, single.state_dict(), metadata=setup.normalization.to_json())
@@ -177,7 +177,7 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float) -> dict[str, Any
         "variant": variant,
         "seed": setup.config.seed,
         "config_hash": config_hash(setup.config),
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "device": device_name(setup.device),
         "torch": torch.__version__,
         "seconds": round(seconds, 3),

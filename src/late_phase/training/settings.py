@@ -34,20 +34,18 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
-    """Number of CPU threads, reproducible CUDA kernels, flushed denormals, and the global generators' seed."""
+    """Number of CPU threads, reproducible CUDA kernels, and the global generators' seed."""
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     devices = [device] if device.type not in ("cpu", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
         try:
             torch.set_num_threads(threads or before[0])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-            torch.set_flush_denormal(True)
             torch.manual_seed(seed)
             yield
         finally:
             torch.set_num_threads(before[0])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:]
-            torch.set_flush_denormal(False)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

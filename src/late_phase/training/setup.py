@@ -14,7 +14,7 @@ from late_phase.errors import UserError
 from late_phase.method import LatePhase
 from late_phase.selection import Selection, batchnorm, head, nothing
 from late_phase.training import optimizers
-from late_phase.training.config import DatasetConfig, LatePhaseConfig, TrainConfig, options
+from late_phase.training.config import ArchitectureConfig, DatasetConfig, LatePhaseConfig, TrainConfig, options
 
 SELECTIONS: dict[str, Selection] = {"none": nothing(), "batchnorm": batchnorm()}
 """``late_phase.name`` -> φ, to which ``late_phase.head`` adds the last layer."""
@@ -55,7 +55,9 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     dataset = dataset.to(device)
     settings = config.dataset
     augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
-    batches = TrainingBatches(dataset.train, normalization, augmentation, config.batch_size, config.seed)
+    batches = TrainingBatches(
+        dataset.train, normalization, augmentation, config.batch_size, config.seed, config.architecture.channels_last
+    )
     return Setup(config, device, dataset, normalization, batches, late)
 
 
@@ -80,12 +82,14 @@ def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
     """The architecture for the dataset's images, with fresh weights; tried on one image, so that sizes that don't fit are found now."""
     channels, size = dataset.train.pixels.shape[1], tuple(dataset.train.pixels.shape[2:])
     try:
-        model = architectures.build(config.architecture.name, channels, len(dataset.classes), **options(config.architecture))
+        model = architectures.build(
+            config.architecture.name, channels, len(dataset.classes), **options(config.architecture, ArchitectureConfig)
+        )
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, *size))
     except (ValueError, RuntimeError) as error:
         raise UserError(f"architecture={config.architecture.name} with dataset={dataset.name}: {error}") from error
-    if config.compute.channels_last:
+    if config.architecture.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.train()
 
