@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from late_phase.data.images import Images, Normalization
 from late_phase.evaluation.metrics import accuracy, ece, nll
 from late_phase.files import write_tensors
-from late_phase.method import LatePhase, ensemble_log_probs
+from late_phase.method import ensemble_log_probs
 from late_phase.running_statistics import evaluation_mode
 
 Predictor = Callable[[Images], Tensor]
@@ -34,15 +35,25 @@ def single_predictor(model: nn.Module, normalization: Normalization) -> Predicto
     return lambda images: log_probs(model, images, normalization)[None]
 
 
-def ensemble_predictor(late: LatePhase, normalization: Normalization) -> Predictor:
-    """Predictions of each of the K members."""
+def ensemble_predictor(model: nn.Module, members: dict[str, Tensor], normalization: Normalization) -> Predictor:
+    """Predictions of each of the K members.
 
+    Args:
+        model: one with the members' base weights, such as the single model; it is left as it is.
+        members: name of each late-phase weight and running statistic -> ``[K, ...]``.
+    """
+    model = copy.deepcopy(model)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    K = len(next(iter(members.values())))
+
+    @torch.no_grad()
     def predict(images: Images) -> Tensor:
-        members = []
-        for k in range(late.K):
-            with late.member(k) as model:
-                members.append(log_probs(model, images, normalization))
-        return torch.stack(members)
+        predicted = []
+        for k in range(K):
+            for name, values in members.items():
+                tensors[name].copy_(values[k])
+            predicted.append(log_probs(model, images, normalization))
+        return torch.stack(predicted)
 
     return predict
 

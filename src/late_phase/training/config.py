@@ -332,28 +332,38 @@ def check(config: TrainConfig) -> TrainConfig:
 # ----------------------------------------------------------------------------------------------------------------------- errors
 
 
-def explain(error: Exception) -> str:
-    """One sentence for an error of Hydra's or OmegaConf's."""
-    text = str(error).strip()
-    if match := re.search(r"Key '(\S+)' (?:is not in struct|not in '(\w+)')", text):
-        full = re.search(r"full_key: (\S+)", text)
-        key = full[1] if full else match[1]
-        known = re.search(r"object_type=(\w+)", text)
-        schema = {t.__name__: t for types in SCHEMAS.values() for t in types.values()} | {
-            t.__name__: t for t in (TrainConfig, EvaluateConfig, ComputeConfig, RuntimeConfig)
-        }
-        keys = list(getattr(schema.get(known[1] if known else ""), "__dataclass_fields__", {}))
-        close = difflib.get_close_matches(match[1], keys, 1)
-        cure = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(keys)}." if keys else "look at configs/."
-        return f"{key} is not a key of the config: {cure}"
-    if match := re.search(r"Could not find '(\S+?)/(\S+)'\s*\n*(Available options in '\S+':\s*(.*))?", text, re.DOTALL):
-        options = " ".join((match[4] or "").split())
-        names = re.findall(r"\S+", options.split("Config search path")[0])
-        return f"{match[1]}={match[2]} is unknown: choose one of {', '.join(names)}." if names else _first_line(error)
-    if match := re.search(r"You must specify '(\S+)'", text):
-        return f"{match[1]} is not chosen: add {match[1]}=NAME."
+def explain(error: BaseException) -> str:
+    """One sentence for an error of Hydra's or OmegaConf's, which may be wrapped in others."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    text = "\n".join(texts)
     full = re.search(r"full_key: (\S+)", text)
-    return f"{full[1]}: {_first_line(error)}." if full else _first_line(error)
+    if unknown := re.search(r"Key '(\S+)' (?:is not in struct|not in '\w+')", text):
+        owner = re.search(r"object_type=(\w+)", text)
+        return unknown_key(full[1] if full else unknown[1], owner[1] if owner else "TrainConfig")
+    if choice := re.search(r"(?:Could not find|In '.*?': Could not find) '(\S+?)/([^']+)'", text):
+        available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
+        return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(available[1].split())}." if available else ".")
+    if choice := re.search(r"You must specify '(\S+)'", text):
+        return f"{choice[1]} is not chosen: add {choice[1]}=NAME."
+    if full and "missing mandatory value" in text.lower():
+        return f"{full[1]} is not set: add {full[1]}=VALUE."
+    if full:
+        reason = next(line for line in text.splitlines() if line.strip() and "Error merging override" not in line)
+        return f"{full[1]}: {reason.strip()}."
+    return f"{_first_line(error)}: look at the command, and at the files in configs/."
+
+
+def unknown_key(key: str, owner: str) -> str:
+    """The sentence for a key that the dataclass named ``owner`` doesn't have."""
+    types = [TrainConfig, EvaluateConfig, ComputeConfig, RuntimeConfig, *(t for group in SCHEMAS.values() for t in group.values())]
+    known = {t.__name__: list(t.__dataclass_fields__) for t in types}.get(owner, [])
+    close = difflib.get_close_matches(key.rpartition(".")[2], known, 1)
+    cure = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}." if known else "see the files in configs/."
+    return f"{key} is not a key of the config: {cure}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -391,9 +401,32 @@ def check_overrides(overrides: list[str]) -> None:
             raise UserError(f"experiment={value} is a list, which run directories can't be named after: choose one experiment.")
 
 
+def quote_paths(arguments: list[str]) -> list[str]:
+    """Quotes values with ``=`` in them, as run directories have: Hydra's grammar has no unquoted ones."""
+    quoted = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        quoted.append(f"{key}='{value}'" if "=" in value and not re.search(r"['\"\[{]", value) else argument)
+    return quoted
+
+
 def as_dataclass(config: DictConfig) -> Any:
-    """The composed config as an instance of its dataclass, all values resolved and present."""
-    return OmegaConf.to_object(config)
+    """The composed config as an instance of its dataclass, all values resolved and present.
+
+    Raises:
+        UserError: there is a key that the dataclass doesn't have; a ``+`` on the command line gets it past Hydra.
+    """
+    typed = OmegaConf.to_object(config)
+
+    def refuse_unknown(given: dict[str, Any], known: Any, prefix: str) -> None:
+        for key, value in given.items():
+            if key not in known.__dataclass_fields__:
+                raise UserError(unknown_key(f"{prefix}{key}", type(known).__name__))
+            if isinstance(value, dict):
+                refuse_unknown(value, getattr(known, key), f"{prefix}{key}.")
+
+    refuse_unknown(OmegaConf.to_container(config), typed, "")
+    return typed
 
 
 def run_job(config: DictConfig, job: Callable[[TrainConfig, Path], Any]) -> Any:

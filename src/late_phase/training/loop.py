@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from late_phase.data.images import Images
 from late_phase.errors import UserError
 from late_phase.evaluation.metrics import accuracy, nll
-from late_phase.evaluation.predict import ensemble_predictor, log_probs, read_metrics, single_predictor, write_predictions
-from late_phase.files import write_json, write_tensors
+from late_phase.evaluation.predict import log_probs
 from late_phase.seeding import generator
 from late_phase.training import loggers, schedules
-from late_phase.training.config import TrainConfig, config_hash, identity, options
+from late_phase.training.config import TrainConfig, identity, options
+from late_phase.training.evaluate import evaluate, git_commit
 from late_phase.training.loggers import Logger
 from late_phase.training.progress import Progress, report
 from late_phase.training.run_directory import RunDirectory
@@ -159,44 +156,3 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
             row[f"{split}_accuracy"] = accuracy(predicted, labels)
     row["seconds"] = round(state.seconds, 3)
     return row
-
-
-def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
-    """Writes the single model, the members, their predictions, and, computed from these, ``metrics.json``, which it returns."""
-    single = setup.single_model()
-    write_tensors(files.model, single.state_dict(), metadata=setup.normalization.to_json())
-    predictors: dict[str, Callable[[Images], torch.Tensor]] = {"single": single_predictor(single, setup.normalization)}
-    if setup.late.members:
-        write_tensors(files.members, setup.late.members)
-        predictors["ensemble"] = ensemble_predictor(setup.late, setup.normalization)
-    with setup.autocast():
-        write_predictions(files.predictions, {"train": setup.dataset.train, **setup.dataset.held_out()}, predictors)
-    experiment, variant, _ = files.path.resolve().parts[-3:]
-    record = {
-        "experiment": experiment,
-        "variant": variant,
-        "seed": setup.config.seed,
-        "config_hash": config_hash(setup.config),
-        "git_commit": commit,
-        "device": device_name(setup.device),
-        "torch": torch.__version__,
-        "seconds": round(seconds, 3),
-        "metrics": read_metrics(files.predictions),
-    }
-    write_json(files.metrics, record)
-    return record
-
-
-def git_commit() -> str | None:
-    """The commit of this code, with ``-dirty`` if files differ from it; None outside of a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

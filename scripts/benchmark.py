@@ -1,0 +1,418 @@
+"""What late-phase training costs, and what this project's way of training gains, on the machine at hand (``make bench``).
+
+Times are compared in pairs of blocks, one right after the other and in alternating order, so that a machine that slows down slows
+down both. All are in seconds per 50,000 images, an epoch of CIFAR; images and labels are random. The machine has to be quiet: what
+else runs on its cores is noise at best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from late_phase import LatePhase, architectures, batchnorm, head
+from late_phase.data.batches import Augmentation, TrainingBatches
+from late_phase.data.images import Images, Normalization
+from late_phase.files import write_json
+from late_phase.training import optimizers
+from late_phase.training.evaluate import device_name, git_commit
+from late_phase.training.settings import choose_device, torch_settings
+from late_phase.training.tally import Tally
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CPU = torch.device("cpu")
+EPOCH = 50_000
+SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+PREFETCH = 2  # minibatches that each worker of a DataLoader prepares ahead; torch's default
+SETTLE = 0.3  # seconds in which such workers fill their queue and fall idle
+COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6}  {:16} {}"
+
+Block = Callable[[], float]
+"""Runs some minibatches and returns their time in seconds per ``EPOCH`` images."""
+Minibatches = Iterable[tuple[Tensor, Tensor]]
+
+
+def worker_choices() -> tuple[int, ...]:
+    """0, the powers of two, and the number of cores that this process may use: on two cores 0, 1 and 2."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return tuple(sorted({0, cores, *(2**i for i in range(cores.bit_length()) if 2**i < cores)}))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is computed. The bars are about the defaults; tests take less. ``block`` is for epoch_over_plain."""
+
+    pairs: int = 6
+    depth: int = 16
+    width: int = 2
+    batch: int = 128
+    images: int = EPOCH
+    K: int = 10
+    block: dict[str, int] = field(default_factory=lambda: {"wrn": 5, "lenet": 50})
+    workers: tuple[int, ...] = field(default_factory=worker_choices)
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs and ratios
+
+
+def paired(ours: Block, reference: Block, count: int) -> list[tuple[float, float]]:
+    """Every other pair starts with the reference, so that neither side is always the later one."""
+    pairs = []
+    for i in range(count):
+        first, second = (reference, ours) if i % 2 else (ours, reference)
+        times = first(), second()
+        pairs.append(times[::-1] if i % 2 else times)
+    return pairs
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Contains the true median with probability 95 %, whatever the distribution; smallest and largest of fewer than six values.
+
+    The i-th smallest of n values is above the median with the probability of fewer than i heads in n throws of a coin.
+    """
+    ranked, n, i = sorted(values), len(values), 1
+    while 2 * sum(math.comb(n, heads) for heads in range(i + 1)) <= 0.05 * 2**n:
+        i += 1
+    return ranked[i - 1], ranked[n - i]
+
+
+def measure(
+    name: str, bar: float, ours: Block, reference: Block, count: int, gain: bool = False, noisy: bool = False
+) -> dict[str, Any]:
+    """The ratio of times over pairs, after one block of each that doesn't count; and where the time goes, if the bar is missed.
+
+    Args:
+        bar: the ratio ours / reference may be so large; with ``gain``, the ratio reference / ours must be.
+        noisy: whether reaching the bar with an end of the noise's interval will do.
+    """
+    ours(), reference()
+    pairs = paired(ours, reference, count)
+    ratios = [b / a if gain else a / b for a, b in pairs]
+    median, noise, (a, b) = statistics.median(ratios), interval(ratios), map(sum, zip(*pairs, strict=True))
+    good = [value >= bar if gain else value <= bar for value in (median, *noise)]
+    verdict = "met" if good[0] else "within noise" if noisy and any(good) else "missed"
+    profiles = {"ours": top_operations(ours), "reference": top_operations(reference)} if verdict == "missed" else {}
+    shown = f"{'>=' if gain else '<='} {bar:.2f}{' in noise' if noisy else ''}"
+    record = {"name": name, "bar": shown, "median": median, "noise": noise, "ratio_of_totals": b / a if gain else a / b}
+    return record | {"verdict": verdict, "ratios": ratios, "seconds": pairs, "profiles": profiles}
+
+
+def top_operations(block: Block, count: int = 5) -> list[str]:
+    """The operations that take most time themselves, by the device's time if it has any, else the CPU's."""
+    with torch.profiler.profile() as profile:
+        block()
+    events = profile.key_averages()
+    key = "self_device_time_total" if any(event.self_device_time_total for event in events) else "self_cpu_time_total"
+    total = sum(getattr(event, key) for event in events)
+    top = sorted(events, key=lambda event: -getattr(event, key))[:count]
+    return [f"{getattr(event, key) / total:6.1%}  {event.count:6d} x  {event.key}" for event in top]
+
+
+def timed(run: Callable[[], object], device: torch.device, images: int) -> float:
+    """Seconds per ``EPOCH`` images of a ``run`` over ``images``, until the device has done all that it was given."""
+    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return (time.perf_counter() - start) * EPOCH / images
+
+
+# ------------------------------------------------------------------------------------------------------- late-phase against base
+
+
+def build(name: str, sizes: Sizes, device: torch.device) -> nn.Module:
+    options = {"depth": sizes.depth, "width": sizes.width} if name == "wrn" else {}
+    return architectures.build(name, 3, 10, **options).to(device)
+
+
+def memory_format(name: str) -> torch.memory_format:
+    """That of the architecture's config."""
+    channels_last = OmegaConf.load(CONFIGS / "architecture" / f"{name}.yaml").channels_last
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def build_as_here(name: str, sizes: Sizes, device: torch.device, K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model and its optimizer as in training; in LatePhase, not yet spawned, if there is a ``K``."""
+    model = build(name, sizes, device).to(memory_format=memory_format(name))
+    optimizer = optimizers.build("sgd", model.parameters(), **SGD)
+    return model, optimizer if K is None else LatePhase(model, optimizer, batchnorm() + head(), K)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, minibatches: Minibatches, record: Callable = lambda *_: None) -> None:
+    """The same loop for everyone. LatePhase wouldn't need ``zero_grad``, and is charged for it."""
+    for inputs, labels in minibatches:
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        record(loss, logits, labels)
+
+
+def random_minibatches(sizes: Sizes, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    inputs = torch.randn(sizes.K, sizes.batch, 3, 32, 32).to(device)
+    return [(x.to(memory_format=memory_format("wrn")), torch.randint(10, (sizes.batch,)).to(device)) for x in inputs]
+
+
+def warm(sizes: Sizes, device: torch.device, K: int | None, minibatches: list) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A new model and its optimizer after a minibatch, so that there is momentum; with ``K`` then spawned."""
+    model, optimizer = build_as_here("wrn", sizes, device, K)
+    train(model, optimizer, minibatches[:1])
+    if K is not None:
+        optimizer.spawn()
+    return model, optimizer
+
+
+def late_blocks(sizes: Sizes, device: torch.device, *Ks: int | None) -> list[Block]:
+    """For each K, or None for the optimizer alone, blocks of the same ``sizes.K`` minibatches, which are on the device already."""
+    minibatches = random_minibatches(sizes, device)
+
+    def block(K: int | None) -> Block:
+        model, optimizer = warm(sizes, device, K, minibatches)
+        return lambda: timed(lambda: train(model, optimizer, minibatches), device, sizes.K * sizes.batch)
+
+    return [block(K) for K in Ks]
+
+
+def late_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """A block is an iteration, so it has the step of θ in it once."""
+    ours, reference = late_blocks(sizes, device, sizes.K, None)
+    return measure("late_over_base", 1.0, ours, reference, sizes.pairs, noisy=True)
+
+
+def k50_over_k1(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Whole iterations of 5 K minibatches, in blocks of K: over a block of half a minute a machine changes too much by itself.
+
+    θ's step is in one block of five, so it hardly shows in the median over pairs; ``ratio_of_totals`` has all of it.
+    """
+    ours, reference = late_blocks(sizes, device, 5 * sizes.K, 1)
+    return measure(f"k{5 * sizes.K}_over_k1", 1.0, ours, reference, 5 * max(1, sizes.pairs // 3), noisy=True)
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
+    """The most bytes in tensors at a time while ``run`` ran, beyond those before it; and what it returned."""
+    gc.collect()  # garbage from before isn't to be freed within
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = run()
+        return torch.cuda.max_memory_allocated(device) - before, result
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = run()
+    with tempfile.TemporaryDirectory() as directory:
+        profile.export_chrome_trace(f"{directory}/trace.json")
+        events = json.loads(Path(directory, "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda e: e.get("ts", 0)) if event["name"] == "[memory]"]
+    return max(itertools.accumulate(changes, initial=0)), result  # the trace's own total isn't 0 at its start
+
+
+def late_bytes_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Peak memory of an iteration of late-phase training beyond that of the optimizer alone, in units of what the members take.
+
+    Without θ's gradient it is a little below 1: of the members' optimizer states one is the base's own.
+    """
+    device = device if device.type == "cuda" else CPU
+    minibatches = random_minibatches(sizes, device)
+
+    def run(K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, optimizer = warm(sizes, device, K, minibatches)
+        train(model, optimizer, minibatches)
+        return model, optimizer
+
+    base, _ = peak_bytes(lambda: run(None), device)
+    late, (model, optimizer) = peak_bytes(lambda: run(sizes.K), device)
+    phi = [parameter for name, parameter in model.named_parameters() if name in optimizer.members]
+    state = sum(value.nbytes for p in phi for value in optimizer.state[p].values() if isinstance(value, Tensor))
+    members = sizes.K * state + sum(values.nbytes for values in optimizer.members.values())  # with running statistics
+    gradient = sum(p.nbytes for p in model.parameters()) - sum(p.nbytes for p in phi)
+    return {
+        "late_bytes_over_base": (late - base) / members,
+        "late_bytes_over_base_less_theta_gradient": (late - base - gradient) / members,
+        "bytes": {"late": late, "base": base, "members": members, "theta_gradient": gradient},
+    }
+
+
+# ------------------------------------------------------------------------------------------- data, and training as a user writes it
+
+
+class PILImages(Dataset):
+    """One image at a time, through PIL, as from torchvision's CIFAR."""
+
+    def __init__(self, images: Images) -> None:
+        self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        augmentation = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        to_tensor = [transforms.ToTensor(), transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std)]
+        self.transform = transforms.Compose(augmentation + to_tensor)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Random images, as minibatches of ours on ``device`` and as blocks of a DataLoader's."""
+
+    sizes: Sizes
+    device: torch.device
+    images: Images
+
+    @classmethod
+    def random(cls, sizes: Sizes, device: torch.device) -> Data:
+        pixels = torch.randint(256, (sizes.images, 3, 32, 32), dtype=torch.uint8)
+        return cls(sizes, device, Images(pixels, torch.randint(10, (sizes.images,))))
+
+    def ours(self, channels_last: bool) -> TrainingBatches:
+        augmentation = Augmentation(crop_padding=4, flip=True)
+        return TrainingBatches(self.images.to(self.device), NORMALIZATION, augmentation, self.sizes.batch, 0, channels_last)
+
+    def pil(self, workers: int, count: int, use: Callable[[Iterator], object]) -> Block:
+        """``use`` of ``count`` minibatches. One DataLoader goes on over all blocks: the start of its workers isn't charged."""
+        options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": self.device.type == "cuda"}
+        loader = DataLoader(PILImages(self.images), self.sizes.batch, shuffle=True, drop_last=True, **options)
+        minibatches = itertools.chain.from_iterable(itertools.repeat(loader))
+
+        def block() -> float:
+            use(itertools.islice(minibatches, 1 + PREFETCH * workers))  # not counted: the queue, filled while nobody waited for it
+            return timed(lambda: use(itertools.islice(minibatches, count)), self.device, count * self.sizes.batch)
+
+        return block
+
+    def measure(self, name: str, bar: float, ours: Block, pil: Callable[[int], Block], gain: bool = False) -> dict[str, Any]:
+        """Against the number of workers that was best in one block; the workers of a DataLoader end with it."""
+
+        def settled() -> float:
+            time.sleep(SETTLE)
+            return ours()
+
+        workers = min(self.sizes.workers, key=lambda workers: pil(workers)())
+        return measure(name, bar, settled, pil(workers), self.sizes.pairs, gain) | {"reference_workers": workers}
+
+
+def augment_over_pil(sizes: Sizes) -> dict[str, Any]:
+    """On the CPU, whatever the device. A block of ours is an epoch, one of PIL a tenth of it."""
+    data, use = Data.random(sizes, CPU), deque(maxlen=0).extend
+    batches, count = data.ours(channels_last=False), -(-sizes.images // sizes.batch // 10)
+
+    def ours() -> float:
+        return timed(lambda: use(batches.epoch(0)), CPU, sizes.images)
+
+    return data.measure("augment_over_pil", 20.0, ours, lambda workers: data.pil(workers, count, use), gain=True)
+
+
+def epoch_over_plain(name: str, bar: float, sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Training as in late_phase.training.loop against a loop as a careful user would write it, data included; scaled to an epoch.
+
+    Each block of ours starts an epoch of its own, so that the set-up of an epoch is charged more often than it happens.
+    """
+    data, count = Data.random(sizes, device), sizes.block[name]
+    batches = data.ours(memory_format(name) == torch.channels_last)
+    model, late = build_as_here(name, sizes, device, sizes.K)
+
+    def train_as_here() -> None:
+        tally = Tally()
+        train(model, late, itertools.islice(batches.epoch(0), count), tally.add)
+        tally.synchronize()
+
+    def ours() -> float:
+        torch.backends.cudnn.deterministic = True  # as in training
+        return timed(train_as_here, device, count * sizes.batch)
+
+    def plain(workers: int) -> Block:
+        model = build(name, sizes, device)
+        optimizer = torch.optim.SGD(model.parameters(), **SGD)
+
+        def train_plainly(minibatches: Iterator) -> None:
+            torch.backends.cudnn.deterministic = False  # torch's default
+            total = torch.zeros((), device=device)
+            minibatches = ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in minibatches)
+            train(model, optimizer, minibatches, lambda loss, *_: total.add_(loss.detach()))
+            total.item()
+
+        return data.pil(workers, count, train_plainly)
+
+    return data.measure(f"epoch_over_plain_{name}", bar, ours, plain)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- report
+
+
+def measurements(sizes: Sizes, device: torch.device) -> Iterator[dict[str, Any]]:
+    yield late_over_base(sizes, device)
+    yield k50_over_k1(sizes, device)
+    yield augment_over_pil(sizes)
+    yield epoch_over_plain("wrn", 0.85, sizes, device)
+    yield epoch_over_plain("lenet", 0.5, sizes, device)
+
+
+def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Measures and prints everything; returns all numbers."""
+    start = time.monotonic()
+    machine = {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
+    machine |= {"cores": sizes.workers[-1], "git_commit": git_commit()}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"WRN {sizes.depth}-{sizes.width}, minibatches of {sizes.batch}; ours and reference in seconds per {EPOCH:,} images\n")
+    print(COLUMNS.format("", "ours", "reference", "ratio", "noise", "pairs", "bar", ""), flush=True)
+    records = []
+    for m in measurements(sizes, device):
+        ours, reference = (f"{statistics.median(side):.4g}" for side in zip(*m["seconds"], strict=True))
+        median, noise = f"{m['median']:.3f}", "{:.3f} to {:.3f}".format(*m["noise"])
+        print(COLUMNS.format(m["name"], ours, reference, median, noise, len(m["ratios"]), m["bar"], m["verdict"]), flush=True)
+        records.append(m)
+    memory = late_bytes_over_base(sizes, device)
+    for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"):
+        print(f"{key:42} {memory[key]:9.3f}")
+    print(
+        "\nratio: median over pairs; noise: 95 % interval of that median, or smallest to largest of fewer than 6 pairs."
+        "\nlate_bytes: peak memory beyond the base's, over what the members take. Algorithm 1 has to keep the accumulated gradient"
+        "\nof θ through all inner steps, while the base frees its gradients at each; the second number is without it."
+    )
+    for m in records:
+        for side, operations in m["profiles"].items():
+            print(f"\n{m['name']} is missed; most of the time, {side}:", *operations, sep="\n")
+    seconds = time.monotonic() - start
+    print(f"\n{seconds:.0f} s")
+    return machine | {"total_seconds": seconds, "sizes": asdict(sizes), "measurements": records, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="pairs of blocks per measurement (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE as well")
+    arguments = parser.parse_args()
+    if arguments.pairs < 1:
+        parser.error(f"--pairs={arguments.pairs} measures nothing: choose at least 1.")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler else complains of there being no GPU
+    device = choose_device("auto")
+    with torch_settings(device, None, seed=0):
+        record = benchmark(Sizes(pairs=arguments.pairs), device)
+    if arguments.json:
+        write_json(arguments.json, record)
+
+
+if __name__ == "__main__":
+    main()

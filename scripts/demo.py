@@ -1,0 +1,30 @@
+"""The method in two minutes on any machine: plain and late-phase training on handwritten digits, three seeds each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from report import report
+
+EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
+SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2"]
+
+
+def main() -> None:
+    root = Path(__file__).resolve().parent.parent
+    print(f"$ python {' '.join(SWEEP)}", flush=True)
+    if status := subprocess.run([sys.executable, *SWEEP], cwd=root, check=False).returncode:
+        sys.exit(status)
+    to = root / "outputs" / "demo"
+    print()
+    report([root / "outputs" / name / "default" for name in EXPERIMENTS], to)
+    print(f"""
+mean ± standard deviation over n seeds; single: the averaged model, ensemble: the mean of the K members' predictions
+table and curves:   {to.relative_to(root)}/
+models and numbers: outputs/<experiment>/default/seed=<n>/
+your own images:    python train.py +experiment=cifar10_lenet_lpbn dataset=image_folder dataset.root=FOLDER
+the paper's model:  python train.py +experiment=cifar100_wrn_lpbn   (CIFAR-100, WRN 28-10; needs a GPU)""")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Table and curves of all finished runs below some folders: ``python scripts/report.py outputs/EXPERIMENT ... [--to FOLDER]``."""
+
+import argparse
+from pathlib import Path
+
+from late_phase.files import write_text
+from late_phase.reporting.curves import plot_accuracy
+from late_phase.reporting.runs import find_runs, table
+from late_phase.training.config import errors_in_one_sentence
+
+
+def report(folders: list[Path], to: Path | None) -> None:
+    """Prints the table; with ``to`` also writes ``table.md`` and ``accuracy.png`` there."""
+    runs = find_runs(folders)
+    print(table(runs))
+    if to is not None:
+        write_text(to / "table.md", table(runs) + "\n")
+        plot_accuracy(runs, [to / "accuracy.png"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--to", type=Path, help="folder for table.md and accuracy.png")
+    arguments = parser.parse_args()
+    with errors_in_one_sentence():
+        report(arguments.folders, arguments.to)

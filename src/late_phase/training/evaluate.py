@@ -1,0 +1,109 @@
+"""What a finished run is measured by: at its end, and again whenever one likes, also on another dataset."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from late_phase.data.images import Images, Normalization
+from late_phase.errors import UserError
+from late_phase.evaluation.predict import Predictor, ensemble_predictor, read_metrics, single_predictor, write_predictions
+from late_phase.files import write_json, write_tensors
+from late_phase.training.config import DatasetConfig, TrainConfig, config_hash, from_yaml
+from late_phase.training.run_directory import RunDirectory
+from late_phase.training.setup import Setup, build_dataset, build_model
+
+
+def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
+    """Writes the single model, the members, their predictions, and, computed from these, ``metrics.json``, which it returns."""
+    single = setup.single_model()
+    write_tensors(files.model, single.state_dict(), metadata=setup.normalization.to_json())
+    if setup.late.members:
+        write_tensors(files.members, setup.late.members)
+    splits = {"train": setup.dataset.train, **setup.dataset.held_out()}
+    with setup.autocast():
+        write_predictions(files.predictions, splits, predictors(single, setup.late.members, setup.normalization))
+    record = record_of(setup.config, files.path, setup.device, seconds, commit) | {"metrics": read_metrics(files.predictions)}
+    write_json(files.metrics, record)
+    return record
+
+
+def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device: torch.device) -> dict[str, Any]:
+    """Evaluates a finished run, with its own normalization, on its own dataset or another one with as many classes.
+
+    Predictions and ``metrics.json`` go to ``evaluation/<dataset>/`` in the run's directory; the run's own files stay as they are.
+
+    Raises:
+        UserError: the directory holds no finished run, or the dataset doesn't fit its model.
+    """
+    files = RunDirectory(directory)
+    finished = files.read_metrics()
+    if finished is None:
+        raise UserError(f"run={directory} holds no finished run: train it first, or give the directory with its metrics.json.")
+    config = from_yaml(files.config)
+    dataset = build_dataset(dataset_config or config.dataset)
+    state = load_file(files.model)
+    with safe_open(files.model, "pt") as file:
+        normalization = Normalization.from_json(file.metadata()["late_phase"])
+    single = build_model(config, dataset)
+    try:
+        single.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.pixels.shape[1]} channels doesn't fit the "
+            f"model in {directory}: choose one like {config.dataset.name}."
+        ) from error
+    members = load_file(files.members, str(device)) if files.members.exists() else None
+    dataset, single = dataset.to(device), single.to(device)
+    folder = directory / "evaluation" / dataset.name
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bf16"):
+        splits: dict[str, Images] = {"train": dataset.train, **dataset.held_out()}
+        write_predictions(folder, splits, predictors(single, members, normalization))
+    own = {"dataset": dataset.name, "metrics": read_metrics(folder)}
+    record = record_of(config, directory, device, finished["seconds"], git_commit()) | own
+    write_json(folder / "metrics.json", record)
+    return record
+
+
+def predictors(single: nn.Module, members: dict[str, Tensor] | None, normalization: Normalization) -> dict[str, Predictor]:
+    """The single model, and the members where there are some."""
+    named = {"single": single_predictor(single, normalization)}
+    if members:
+        named["ensemble"] = ensemble_predictor(single, members, normalization)
+    return named
+
+
+def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:
+    """Where metrics come from: the head of ``metrics.json``. Experiment and variant are those of the directory's name."""
+    experiment, variant, _ = directory.resolve().parts[-3:]
+    return {
+        "experiment": experiment,
+        "variant": variant,
+        "seed": config.seed,
+        "config_hash": config_hash(config),
+        "git_commit": commit,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "seconds": round(seconds, 3),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with ``-dirty`` if files differ from it; None outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

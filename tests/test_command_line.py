@@ -1,0 +1,193 @@
+"""``train.py`` and ``scripts/`` as a user types them: run directories, sweeps, and mistakes answered in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torchvision
+from conftest import ROOT
+from PIL import Image
+
+from late_phase.training.config import differences, quote_paths, variant
+
+TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
+
+Main = Callable[..., tuple[int | str | None, str]]
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Runs a script as ``__main__`` in an empty folder; returns its exit status, or the message it exits with, and its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: to be taken back
+
+    def run(*arguments: str, script: str = "train.py") -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as end:
+                return end.code, output.getvalue()
+        return 0, output.getvalue()
+
+    return run
+
+
+def images(folder: Path, *names: str, size: int = 32) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((size, size), 50).save(folder / name)
+
+
+def test_the_default_is_an_experiment_and_its_directory_is_found_again(main, tmp_path):
+    assert main(*TINY)[0] == 0
+    (metrics,) = tmp_path.glob("outputs/digits_lenet_lpbn/*/seed=0/metrics.json")
+    assert metrics.parent.parent.name == "epochs=1,batch_size=8,dataset.subset=24,dataset.test_subset=20,T0=0,K=2"
+    assert json.loads(metrics.read_text())["variant"] == metrics.parent.parent.name
+    status, output = main(*TINY, "runtime.threads=1")
+    assert status == 0 and "is finished already" in output
+
+
+def test_a_sweep_gives_each_job_its_directory(main, tmp_path):
+    fixed = [o for o in TINY if not o.startswith("late_phase")]
+    status, _ = main("-m", "+experiment=digits_lenet_lpbn", *fixed, "late_phase.T0=0,1", "late_phase.K=2", "seed=0,1")
+    assert status == 0
+    found = sorted(str(path.parent.relative_to(tmp_path / "outputs")) for path in tmp_path.glob("outputs/**/metrics.json"))
+    common = "epochs=1,batch_size=8,dataset.subset=24,dataset.test_subset=20"
+    assert found == [f"digits_lenet_lpbn/{common},T0={T0},K=2/seed={seed}" for T0 in (0, 1) for seed in (0, 1)]
+
+
+def test_a_job_that_fails_does_not_stop_the_others(main, tmp_path):
+    fixed = [o for o in TINY if not o.startswith("late_phase.T0")]
+    status, _ = main("-m", *fixed, "late_phase.T0=0,300,1")
+    assert "late_phase.T0=300 is after the last epoch (1)" in str(status)
+    assert len(list(tmp_path.glob("outputs/**/metrics.json"))) == 2
+
+
+MISTAKES = {
+    "a misspelt key": (["late_phase.T00=3"], r"late_phase\.T00 is not a key of the config: did you mean T0\?"),
+    "a misspelt key at the top": (["epohcs=3"], r"epohcs is not a key of the config: did you mean epochs\?"),
+    "a key added": (["+optimizer.beta=3"], r"optimizer\.beta is not a key of the config: choose one of name, lr,"),
+    "a wrong type": (["epochs=abc"], r"epochs: Value 'abc' of type 'str' could not be converted to Integer"),
+    "a wrong type inside": (["late_phase.K=2.5"], r"late_phase\.K: Value '2\.5'"),
+    "an unknown dataset": (["dataset=mnist"], r"dataset=mnist is unknown: choose one of cifar10, cifar100, digits, image_folder\."),
+    "an unknown experiment": (["+experiment=cifar10"], r"experiment=cifar10 is unknown: choose one of cifar100_wrn_base, "),
+    "an unknown choice": (["late_phase.running_statistics=median"], "running_statistics=median is unknown: choose one of mean,"),
+    "a name without its group": (["architecture.name=wrn"], "architecture.name can't be set by itself"),
+    "an unknown device": (["runtime.device=cuda:99"], r"runtime\.device=cuda:99 is not to be had here"),
+    "T0 after the end": (["late_phase.T0=300"], r"late_phase\.T0=300 is after the last epoch \(60\): choose"),
+    "no members": (["late_phase.K=0"], r"late_phase\.K=0 is out of range"),
+    "members without late-phase weights": (["late_phase=none", "late_phase.K=3"], "late_phase.K=3 needs late-phase weights"),
+    "negative noise": (["late_phase.sigma0=-1"], r"late_phase\.sigma0=-1\.0 is out of range"),
+    "no noise at all": (["late_phase.sigma0=nan"], r"late_phase\.sigma0=nan is out of range"),
+    "a batch larger than the data": (["batch_size=5000"], r"batch_size=5000 is larger than the training set \(1437 images\)"),
+    "a batch of one": (["dataset.subset=33", "batch_size=32"], "batch_size=32 leaves one image for the last minibatch of 33"),
+    "a subset larger than the data": (["dataset.subset=2000"], "ask for more than the 1437 training images of digits"),
+    "a missing image folder": (["dataset=image_folder", "dataset.root=nowhere"], "there is no folder nowhere/train"),
+    "no image folder given": (["dataset=image_folder"], r"dataset\.root is not set: add dataset\.root=VALUE\."),
+    "an empty image folder": (["dataset=image_folder", "dataset.root=empty"], "empty/train has no class folders"),
+    "an unreadable image": (["dataset=image_folder", "dataset.root=broken"], r"broken/train/a/2\.png is not a readable image"),
+    "images of a size that does not fit": (
+        ["dataset=image_folder", "dataset.root=large"],
+        "lenet takes images of 32 x 32 pixels, not 40 x 40: set dataset.image_size=32",
+    ),
+    "no network": (["dataset=cifar10"], r"could not be downloaded .* put cifar-10-python\.tar\.gz \(md5 c58f3010"),
+    "half a schedule": (["schedule.epochs=[1,2,3]"], r"schedule\.epochs=\[1, 2, 3\] and schedule\.factors=\[1\.0, 0\.01\] don't"),
+    "momentum missing": (["optimizer.momentum=0"], "optimizer.nesterov needs momentum"),
+    "an impossible architecture": (["architecture=wrn", "architecture.depth=27"], r"architecture\.depth=27 is not 6 n \+ 4"),
+    "debug overruled": (["+debug=smoke", "+experiment=digits_lenet_base"], "put .debug after .experiment"),
+    "a list of experiments": (["+experiment=[digits_lenet_base,digits_lenet_lpbn]"], "is a list, which run directories"),
+    "nonsense": (["epochs==3,"], r"Error parsing override 'epochs==3,': look at the command"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_one_sentence_and_leaves_nothing(main, tmp_path, monkeypatch, mistake):
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    for split in ("train", "test"):
+        (tmp_path / "empty" / split).mkdir(parents=True)
+        images(tmp_path, *(f"{folder}/{split}/a/{i}.png" for folder in ("broken", "large") for i in range(3)), size=40)
+    (tmp_path / "broken/train/a/2.png").write_bytes(b"\x89PNG not quite")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    arguments, pattern = MISTAKES[mistake]
+    status, _ = main(*arguments)
+    assert isinstance(status, str), "it ended well"
+    assert status.startswith("error: ") and "\n" not in status and len(status) < 500
+    assert re.search(pattern, status), status
+    left = {path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"} - before
+    assert all(path.parent == tmp_path / "data/cache" and path.suffix == ".safetensors" for path in left)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_misspelt_key_in_an_experiment_file_is_an_error(main, tmp_path):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "typo.yaml").write_text("# @package _global_\nlate_phase:\n  sigma_0: 0.3\n")
+    status, _ = main("--config-dir", str(tmp_path / "mine"), "+experiment=typo")
+    assert status == "error: late_phase.sigma_0 is not a key of the config: did you mean sigma0?"
+
+
+def test_a_run_is_evaluated_again_also_on_another_dataset(main, tmp_path):
+    main(*TINY)
+    (run,) = tmp_path.glob("outputs/digits_lenet_lpbn/*/seed=0")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    argument = f"run={run.relative_to(tmp_path)}"
+    assert main(argument, script="scripts/evaluate.py")[0] == 0
+    again = json.loads((run / "evaluation/digits/metrics.json").read_text())
+    assert again["metrics"] == json.loads((run / "metrics.json").read_text())["metrics"]
+    assert main(argument, "dataset=digits", "dataset.test_subset=10", script="scripts/evaluate.py")[0] == 0
+    other = json.loads((run / "evaluation/digits/metrics.json").read_text())
+    assert other["metrics"] != again["metrics"]
+    assert {path: path.read_bytes() for path in before} == before
+    images(tmp_path, *(f"mine/{split}/{name}/{i}.png" for split in ("train", "test") for name in "ab" for i in range(2)))
+    status, _ = main(argument, "dataset=image_folder", "dataset.root=mine", script="scripts/evaluate.py")
+    assert "mine with 2 classes and 3 channels doesn't fit the model" in str(status)
+    status, _ = main("run=nowhere", script="scripts/evaluate.py")
+    assert status == "error: run=nowhere holds no finished run: train it first, or give the directory with its metrics.json."
+
+
+def test_the_report_averages_over_seeds(main, tmp_path):
+    for seed in (0, 1):
+        main(*TINY, f"seed={seed}")
+    status, output = main("outputs", "--to", "report", script="scripts/report.py")
+    assert status == 0
+    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/**/metrics.json"))]
+    accuracies = [100 * record["metrics"]["single"]["test_accuracy"] for record in records]
+    mean, std = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
+    assert f"| {mean:.2f} ± {std:.2f}" in output
+    assert (tmp_path / "report/table.md").read_text() in output
+    with Image.open(tmp_path / "report/accuracy.png") as picture:
+        assert picture.width > 500
+    assert "no finished run below nowhere" in str(main("nowhere", script="scripts/report.py")[0])
+
+
+def test_variants_are_names_that_any_file_system_takes():
+    assert variant([]) == "default"
+    assert variant(["+experiment=a", "seed=3", "runtime.device=cpu", "logger=wandb", "dataset.cache=/x"]) == "default"
+    assert variant(["late_phase.T0=40", "late_phase.K=5"]) == "T0=40,K=5"
+    assert (
+        variant(["dataset.root=/a/b c", "+debug=smoke", "schedule.epochs=[1,2]"])
+        == "dataset.root=-a-b-c,debug=smoke,schedule.epochs=-1,2-"
+    )
+    long = [f"dataset.root={'x' * 200}"]
+    assert len(variant(long)) < 110 and variant(long) != variant([long[0] + "y"])
+
+
+def test_quoted_paths_reach_hydra_whole():
+    assert quote_paths(["run=a/seed=0", "epochs=3", "run='a=b'"]) == ["run='a/seed=0'", "epochs=3", "run='a=b'"]
+
+
+def test_differences_name_every_key():
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == [
+        "a.c: 2 -> 4",
+        "d: 3 -> None",
+        "e: None -> 5",
+    ]

@@ -1,0 +1,102 @@
+"""LatePhase in the company of other people's models and of torch's ways of running them."""
+
+from __future__ import annotations
+
+import copy
+
+import models
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from late_phase import LatePhase, batchnorm, head
+
+ZOO = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), head("fc")),
+    "densenet121": (lambda: torchvision.models.densenet121(num_classes=5), head("classifier")),
+    "nested": (models.Nested, head("classifier")),
+    "plain": (models.plain, head()),
+}
+SIZES = {"resnet18": 32, "densenet121": 32}
+
+
+def trained(build, select, batches, forward=lambda model: model, autocast=False, K=2):
+    """Two steps before T0, then K + 1 inner steps: a whole iteration and a part of one."""
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+    late = LatePhase(model, optimizer, batchnorm() + select, K, sigma0=0.1)
+    run = forward(model)
+    for i, (x, y) in enumerate(batches[: 3 + K]):
+        if i == 2:
+            late.spawn(torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = F.cross_entropy(run(x), y)
+        loss.backward()
+        late.step()
+    return model, late
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_any_model_trains_late_phase_and_comes_out_plain(name):
+    build, select = ZOO[name]
+    model, late = trained(build, select, models.minibatches(5, size=SIZES.get(name, 8)))
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(late.members) == 5 * len(layers) + 2
+    fresh = build()
+    single = late.average()
+    fresh.load_state_dict(single.state_dict(), strict=True)
+    assert [type(m) for m in single.modules()] == [type(m) for m in fresh.modules()]
+    assert sum(p.numel() for p in single.parameters()) == sum(p.numel() for p in fresh.parameters())
+    x = models.minibatches(1, size=SIZES.get(name, 8))[0][0]
+    assert torch.equal(fresh.eval()(x), single.eval()(x))
+    with late.member(1):
+        one = copy.deepcopy(model)
+    assert not torch.equal(one.state_dict()[late.state_dict()["phi"][0]], single.state_dict()[late.state_dict()["phi"][0]])
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_torch_compile_follows_the_eager_model(backend):
+    build, select = ZOO["nested"]
+    batches = models.minibatches(5)
+    _, eager = trained(build, select, batches)
+    compiles = []
+    torch._dynamo.reset()
+
+    def compiled(model):
+        def counting(graph, inputs):
+            compiles.append(graph)
+            return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+        return torch.compile(model, backend=counting)
+
+    model, late = trained(build, select, batches, forward=compiled)
+    assert len(compiles) == 1  # entering another member makes no new graph
+    for a, b in zip(eager.average().state_dict().values(), late.average().state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert LatePhase(torch.compile(model), torch.optim.SGD(model.parameters()), batchnorm()).model is model
+
+
+def test_bf16_autocast_keeps_weights_in_fp32():
+    build, select = ZOO["nested"]
+    model, late = trained(build, select, models.minibatches(5), autocast=True)
+    exact = trained(build, select, models.minibatches(5))[1]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    for name, value in late.average().state_dict().items():
+        assert torch.isfinite(value).all(), name
+    # bf16 has 8 bits: near to the fp32 trajectory, and not it
+    change = late.average().state_dict()["blocks.0.1.weight"] - exact.average().state_dict()["blocks.0.1.weight"]
+    assert 0 < change.abs().max() < 0.02
+
+
+def test_channels_last_stays_and_changes_nothing_but_rounding():
+    build, select = ZOO["nested"]
+    batches = models.minibatches(5)
+    contiguous = trained(build, select, batches)[1].average()
+    model, late = trained(lambda: build().to(memory_format=torch.channels_last), select, batches)
+    single = late.average()
+    assert single.blocks[0][1].weight.is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(contiguous.state_dict().values(), single.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,259 @@
+"""Runs from config to metrics: what they write, and that nothing that happens to them changes it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+from late_phase import LatePhase
+from late_phase.architectures import build
+from late_phase.errors import UserError
+from late_phase.training.loop import run
+
+# 8 minibatches an epoch and 3 members: epochs end inside of an iteration.
+TINY = (
+    "epochs=4",
+    "batch_size=8",
+    "dataset.subset=60",
+    "dataset.test_subset=40",
+    "dataset.validation=20",
+    "late_phase.K=3",
+    "late_phase.T0=1",
+    "optimizer.lr=0.02",
+    "runtime.progress=false",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run to which nothing happened."""
+    from hydra import compose, initialize_config_dir
+
+    from late_phase.training.config import as_dataclass, check
+
+    directory = tmp_path_factory.mktemp("undisturbed") / "digits" / "tiny" / "seed=0"
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        run(check(as_dataclass(compose("train", list(TINY)))), directory)
+    return directory
+
+
+def history(directory: Path) -> list[dict[str, str]]:
+    with (directory / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    for name in ("model.safetensors", "members.safetensors", "predictions/test.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((one / "metrics.json").read_text())["metrics"] == json.loads((other / "metrics.json").read_text())["metrics"]
+    assert history(one) == history(other)
+
+
+def files_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+class StopAfter:
+    """Raises a signal in this very process after the nth step, as a scheduler would send it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGTERM) -> None:
+        original, left = LatePhase.step, steps
+
+        def step(late: LatePhase) -> None:
+            nonlocal left
+            original(late)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(LatePhase, "step", step)
+
+
+def test_the_run_directory_holds_what_it_promises(undisturbed):
+    assert files_in(undisturbed) == {
+        "config.yaml",
+        "history.csv",
+        "checkpoint.pt",
+        "checkpoint.previous.pt",
+        "model.safetensors",
+        "members.safetensors",
+        "metrics.json",
+        "predictions/train.safetensors",
+        "predictions/test.safetensors",
+        "predictions/validation.safetensors",
+    }
+    record = json.loads((undisturbed / "metrics.json").read_text())
+    assert record["experiment"] == "digits" and record["variant"] == "tiny" and record["seed"] == 0
+    assert record["torch"] == torch.__version__ and record["seconds"] > 0 and len(record["config_hash"]) == 16
+    for metrics in record["metrics"].values():
+        assert set(metrics) == {f"{s}_{m}" for s in ("test", "validation") for m in ("accuracy", "nll", "ece")} | {"train_loss"}
+    rows = history(undisturbed)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["members"] for row in rows] == ["1", "3", "3", "3"]
+    assert float(rows[-1]["test_accuracy"]) == record["metrics"]["single"]["test_accuracy"]
+    assert float(rows[-1]["test_nll_nats"]) == pytest.approx(record["metrics"]["single"]["test_nll"], rel=1e-6)
+
+
+def test_the_single_model_is_the_mean_of_the_members_in_the_plain_architecture(undisturbed):
+    state = load_file(undisturbed / "model.safetensors")
+    build("lenet", 1, 10).load_state_dict(state, strict=True)
+    members = load_file(undisturbed / "members.safetensors")
+    assert {name.split(".")[0] for name in members} == {"bn1", "bn2", "bn3", "bn4", "head"}
+    for name, values in members.items():
+        if values.is_floating_point():
+            assert values.shape[0] == 3 and not torch.equal(values[0], values[1])
+            torch.testing.assert_close(state[name], values.mean(0))
+
+
+def test_the_checkpoint_loads_without_running_code(undisturbed):
+    assert torch.load(undisturbed / "checkpoint.pt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "step:5",  # before T0
+        "step:20",  # after T0, inside of an iteration and of an epoch
+        "saving:3",
+        "renaming:2",
+        "evaluating",
+    ],
+)
+def test_a_killed_run_started_again_ends_with_the_same_bytes(undisturbed, tmp_path, composed, place):
+    directory = tmp_path / "digits" / "tiny" / "seed=0"
+    killed = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "killed.py"), str(directory), place, *TINY],
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (directory / "metrics.json").exists()
+    run(composed(*TINY), directory)
+    assert_same_results(directory, undisturbed)
+    assert files_in(directory) == files_in(undisturbed)
+
+
+@pytest.mark.parametrize("steps", [3, 8, 12, 22])
+def test_sigterm_saves_where_it_is_and_the_same_run_goes_on_from_there(undisturbed, tmp_path, composed, monkeypatch, steps):
+    directory = tmp_path / "digits" / "tiny" / "seed=0"
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, steps)
+        with pytest.raises(SystemExit) as stopped:
+            run(composed(*TINY), directory)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == handler
+    saved = torch.load(directory / "checkpoint.pt", weights_only=True)
+    assert saved["epoch"] * 8 + saved["tally"]["batches"] == steps
+    run(composed(*TINY), directory)
+    assert_same_results(directory, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a changed byte", "both"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(undisturbed, tmp_path, composed, monkeypatch, damage):
+    directory = tmp_path / "digits" / "tiny" / "seed=0"
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 20)
+        with pytest.raises(SystemExit):
+            run(composed(*TINY), directory)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt")[: 2 if damage == "both" else 1]:
+        content = bytearray((directory / name).read_bytes())
+        if damage == "a changed byte":
+            content[len(content) // 2] ^= 1
+        else:
+            del content[len(content) // 2 :]
+        (directory / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=r"checkpoint(\.previous)?\.pt is damaged and passed over"):
+        run(composed(*TINY), directory)
+    assert_same_results(directory, undisturbed)
+
+
+def test_one_seed_fixes_everything_and_another_one_changes_it(undisturbed, tmp_path, composed):
+    # What a job before in the same process did must not matter.
+    torch.manual_seed(7), random.seed(7), np.random.seed(7)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    run(composed(*TINY), tmp_path / "digits" / "tiny" / "seed=0")
+    assert_same_results(tmp_path / "digits" / "tiny" / "seed=0", undisturbed)
+    assert torch.equal(torch.get_rng_state(), before[0]) and torch.get_num_threads() == before[1]
+    other = run(composed(*TINY, "seed=1"), tmp_path / "digits" / "tiny" / "seed=1")
+    assert other["metrics"] != json.loads((undisturbed / "metrics.json").read_text())["metrics"]
+
+
+def test_a_finished_run_is_not_repeated(undisturbed, composed, capsys):
+    before = {name: (undisturbed / name).stat().st_mtime_ns for name in files_in(undisturbed)}
+    record = run(composed(*TINY), undisturbed)
+    assert record == json.loads((undisturbed / "metrics.json").read_text())
+    assert "is finished already" in capsys.readouterr().out
+    assert {name: (undisturbed / name).stat().st_mtime_ns for name in files_in(undisturbed)} == before
+    run(composed(*TINY, "runtime.threads=1"), undisturbed)  # where it runs is not part of what it is
+    with pytest.raises(UserError, match=r"another config \(late_phase.T0: 1 -> 2; optimizer.lr: 0.02 -> 0.03\): remove"):
+        run(composed(*TINY, "late_phase.T0=2", "optimizer.lr=0.03"), undisturbed)
+
+
+def test_base_runs_are_plain_training(tmp_path, composed):
+    """Without late phase the spine is the plain loop; K = 1, σ0 = 0, γ_θ = 1 after T0 is the same, bit for bit."""
+    base = [o for o in TINY if not o.startswith("late_phase")]
+    one = run(composed(*base, "+experiment=digits_lenet_base"), tmp_path / "a" / "base" / "seed=0")
+    assert set(one["metrics"]) == {"single"}
+    assert not (tmp_path / "a" / "base" / "seed=0" / "members.safetensors").exists()
+    late = [*base, "late_phase.K=1", "late_phase.sigma0=0", "late_phase.T0=1"]
+    other = run(composed(*late), tmp_path / "a" / "late" / "seed=0")
+    assert other["metrics"]["single"] == one["metrics"]["single"]
+    single, ensemble = other["metrics"]["single"], other["metrics"]["ensemble"]
+    assert ensemble == pytest.approx(single, rel=1e-5)
+
+
+@pytest.mark.parametrize("statistics", ["folded", "recompute"])
+def test_running_statistics_of_the_single_model_are_a_choice(undisturbed, tmp_path, composed, statistics):
+    directory = tmp_path / "digits" / statistics / "seed=0"
+    run(composed(*TINY, f"late_phase.running_statistics={statistics}"), directory)
+    assert (directory / "members.safetensors").read_bytes() == (undisturbed / "members.safetensors").read_bytes()
+    other, mean = load_file(directory / "model.safetensors"), load_file(undisturbed / "model.safetensors")
+    assert torch.equal(other["head.weight"], mean["head.weight"])
+    assert not torch.allclose(other["bn1.running_mean"], mean["bn1.running_mean"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_place(tmp_path, composed):
+    directory = tmp_path / "a" / "b" / "seed=0"
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in epoch 1, step \d of 8 \(last good checkpoint: none\)"):
+        run(composed(*TINY, "optimizer.lr=1e20"), directory)
+    assert files_in(directory) == {"config.yaml"}
+
+
+def test_a_second_process_is_kept_out(tmp_path, composed):
+    from late_phase.training.run_directory import RunDirectory
+
+    directory = tmp_path / "a" / "b" / "seed=0"
+    with RunDirectory(directory).locked(), pytest.raises(UserError, match="in use by another process"):
+        run(composed(*TINY), directory)
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
+def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
+    """At toy scale: the recipe is the experiment's, images and width are small."""
+    overrides = [f"+experiment={experiment}", "+debug=smoke"]
+    config = composed(*overrides)
+    assert config.epochs == 2 and config.late_phase.T0 == 1
+    small = ["dataset=digits"] + (["architecture.width=1"] if config.architecture.name == "wrn" else [])
+    record = run(composed(*overrides, *small), tmp_path / "a" / "b" / "seed=0")
+    assert set(record["metrics"]) == ({"single"} if experiment.endswith("_base") else {"single", "ensemble"})
+
+
+def test_wandb_works_offline(tmp_path, composed):
+    directory = tmp_path / "a" / "b" / "seed=0"
+    run(composed(*TINY, "epochs=2", "logger=wandb"), directory)
+    (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    assert b"single/test_accuracy" in content and b"train_loss_nats" in content
