@@ -46,7 +46,7 @@ SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PREFETCH = 2  # minibatches that each worker of a DataLoader prepares ahead; torch's default
 SETTLE = 0.3  # seconds in which such workers fill their queue and fall idle
-COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6}  {:16} {}"
+COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6} {:>9}  {:16} {}"
 
 Block = Callable[[], float]
 """Runs some minibatches and returns their time in seconds per ``EPOCH`` images."""
@@ -376,18 +376,21 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     machine |= {"cores": sizes.workers[-1], "git_commit": git_commit()}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"WRN {sizes.depth}-{sizes.width}, minibatches of {sizes.batch}; ours and reference in seconds per {EPOCH:,} images\n")
-    print(COLUMNS.format("", "ours", "reference", "ratio", "noise", "pairs", "bar", ""), flush=True)
+    print(COLUMNS.format("", "ours", "reference", "ratio", "noise", "pairs", "of totals", "bar", ""), flush=True)
     records = []
     for m in measurements(sizes, device):
         ours, reference = (f"{statistics.median(side):.4g}" for side in zip(*m["seconds"], strict=True))
-        median, noise = f"{m['median']:.3f}", "{:.3f} to {:.3f}".format(*m["noise"])
-        print(COLUMNS.format(m["name"], ours, reference, median, noise, len(m["ratios"]), m["bar"], m["verdict"]), flush=True)
+        noise, (median, totals) = "{:.3f} to {:.3f}".format(*m["noise"]), (f"{m[key]:.3f}" for key in ("median", "ratio_of_totals"))
+        print(
+            COLUMNS.format(m["name"], ours, reference, median, noise, len(m["ratios"]), totals, m["bar"], m["verdict"]), flush=True
+        )
         records.append(m)
     memory = late_bytes_over_base(sizes, device)
     for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"):
         print(f"{key:42} {memory[key]:9.3f}")
     print(
-        "\nratio: median over pairs; noise: 95 % interval of that median, or smallest to largest of fewer than 6 pairs."
+        "\nratio: median over pairs; noise: 95 % interval of that median, or smallest to largest of fewer than 6 pairs; of totals:"
+        "\nratio of all ours to all the reference's seconds, turned round where the bar is a gain in speed (>=)."
         "\nlate_bytes: peak memory beyond the base's, over what the members take. Algorithm 1 has to keep the accumulated gradient"
         "\nof θ through all inner steps, while the base frees its gradients at each; the second number is without it."
     )

@@ -40,7 +40,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str | None = None) -> None:
-    """A safetensors file. There is at most one metadata entry, since the order of several isn't fixed, and equal runs make equal bytes."""
+    """A safetensors file. It has one metadata entry at most: several have no fixed order, and equal runs are to make equal bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as partial:
         partial.write_bytes(save(contiguous, None if metadata is None else {"late_phase": metadata}))

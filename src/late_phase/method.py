@@ -1,7 +1,7 @@
 """Late-phase learning (Algorithms 1 and 4) as a component at the level of the optimizer.
 
-The model never knows that it is an ensemble. Late-phase weights φ are a named subset of a plain model's parameters, plus the running
-statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each inner
+The model never knows that it is an ensemble. Late-phase weights φ are a named subset of a plain model's parameters, plus the
+running statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each inner
 step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
 ``state_dict`` of the model stay what they were.
 """
@@ -26,8 +26,8 @@ RUNNING_STATISTICS = ("mean", "folded", "recompute")
 class LatePhase(torch.optim.Optimizer):
     """Wraps a model and its optimizer; use it in the optimizer's place.
 
-    One optimizer serves both U_θ and U_φ. In an inner step only φ has a gradient, so only φ moves; in the last one of an iteration θ
-    has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by every torch optimizer. The
+    One optimizer serves both U_θ and U_φ. In an inner step only φ has a gradient, so only φ moves; in the last one of an iteration
+    θ has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by every torch optimizer. The
     optimizer's state for φ (momentum, Adam's moments) is exchanged together with the members, so that each member has its own.
 
     Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
@@ -260,8 +260,8 @@ class LatePhase(torch.optim.Optimizer):
 
         Args:
             running_statistics: where the copy's BatchNorm statistics come from. ``mean``: the mean of the members' statistics.
-                ``recompute``: a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded``: each BatchNorm layer is
-                the mean of the members' layers in eval mode, exactly, see :func:`late_phase.running_statistics.fold`.
+                ``recompute``: a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded``: each BatchNorm layer
+                is the mean of the members' layers in eval mode, exactly, see :func:`late_phase.running_statistics.fold`.
             batches: training batches, for ``recompute`` only.
 
         Raises:

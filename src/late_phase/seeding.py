@@ -1,7 +1,7 @@
 """Named random generators.
 
-Every use of randomness has a generator of its own, a pure function of the seed, the purpose and, where there is one, the epoch. Thus
-adding a use disturbs no other one, and there is no generator state that a checkpoint could miss.
+Every use of randomness has a generator of its own, a pure function of the seed, the purpose and, where there is one, the epoch.
+Thus adding a use disturbs no other one, and there is no generator state that a checkpoint could miss.
 """
 
 from __future__ import annotations

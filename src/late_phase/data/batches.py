@@ -20,8 +20,8 @@ class Augmentation:
     Attributes:
         crop_padding: black pixels added on each side before an image's original size is cropped out at random.
         flip: whether each image is mirrored left to right with probability 1/2.
-        cutout: side in pixels of the square erased around a random pixel, clipped at the border (DeVries & Taylor, 2017); 0 for none.
-            Erased pixels have the mean colour, as the cutout follows the normalization.
+        cutout: side in pixels of the square erased around a random pixel, clipped at the border (DeVries & Taylor, 2017);
+            0 for none. Erased pixels have the mean colour, as the cutout follows the normalization.
     """
 
     crop_padding: int = 0
@@ -111,7 +111,8 @@ def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor
 
 
 def cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Sets a square of ``size`` pixels to 0 in each image ``[examples, channels, height, width]``, around ``centres`` ``[2, examples]``."""
+    """Sets a square of ``size`` pixels to 0 in each image ``[examples, channels, height, width]``, around ``centres``, rows and columns
+    ``[2, examples]``."""
 
     def inside(length: int, centre: Tensor) -> Tensor:
         first = centre[:, None] - size // 2

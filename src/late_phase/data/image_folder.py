@@ -31,7 +31,7 @@ def load(root: str, image_size: int | None, cache: str) -> Dataset:
         cache: folder for the decoded images; they are decoded again when a file was added, removed or changed.
 
     Raises:
-        UserError: a folder is absent or has no image, the classes of the splits differ, or an image is unreadable or of another size.
+        UserError: a folder is absent or has no image, the splits differ in classes, or an image is unreadable or of another size.
     """
     folder = Path(root)
     files = {split: _list(folder / split) for split in ("train", "test")}

@@ -49,8 +49,7 @@ class Dataset:
         return {"test": self.test} | ({} if self.validation is None else {"validation": self.validation})
 
     def split(self, validation: int, subset: int | None, test_subset: int | None, seed: int) -> Dataset:
-        """Holds out ``validation`` random training images, keeps a random ``subset`` of the others, or all, and the same of the test
-        images.
+        """Holds out ``validation`` random training images; of the others and of the test images keeps random subsets, or all.
 
         The choice depends on ``seed`` alone. The validation images are the same for any subset, and not in it.
 
@@ -108,16 +107,17 @@ class Normalization:
         return cls(**{key: tuple(values) for key, values in json.loads(text).items()})
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[examples, channels, height, width]`` uint8 -> float32, in the same memory format, rounded as torchvision does."""
-        mean, std = self._as_images(tuple(pixels.shape[1:]), pixels.device, pixels.stride(1) == 1)
+        """Pixels ``[examples, channels, height, width]`` uint8 -> float32 in the same memory format, rounded like torchvision's."""
+        mean, std = _as_images(self, tuple(pixels.shape[1:]), pixels.device, pixels.stride(1) == 1)
         return pixels.float().div_(255).sub_(mean).div_(std)
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019: a handful of small tensors per process
-    def _as_images(self, shape: tuple[int, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation ``[1, channels, height, width]``, laid out like the pixels: no broadcasting, which is slow."""
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        mean, std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=memory_format)
-            for values in (self.mean, self.std)
-        )
-        return mean, std
+
+@functools.lru_cache(maxsize=16)
+def _as_images(values: Normalization, shape: tuple[int, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``[1, channels, height, width]``, laid out like the pixels: broadcasting would be slow."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    mean, std = (
+        torch.tensor(numbers, device=device).view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=memory_format)
+        for numbers in (values.mean, values.std)
+    )
+    return mean, std

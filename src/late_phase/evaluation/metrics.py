@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def accuracy(log_probs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose likeliest class is the label, 0 to 1; ``log_probs`` ``[examples, classes]``, ``labels`` ``[examples]``."""
+    """Share of examples whose likeliest class is the label, 0 to 1.
+
+    Args:
+        log_probs: ``[examples, classes]``.
+        labels: ``[examples]``.
+    """
     return (log_probs.argmax(-1) == labels).double().mean().item()
 
 
@@ -17,7 +22,7 @@ def nll(label_log_probs: Tensor) -> float:
 
 
 def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017), 0 to 1: mean over examples of |accuracy - confidence| within bins of equal width.
+    """Expected calibration error (Guo et al., 2017), 0 to 1: |accuracy - confidence| within bins of equal width, mean over examples.
 
     A bin holds the confidences above its lower edge up to and including its upper one.
     """

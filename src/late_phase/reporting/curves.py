@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from late_phase.reporting.runs import Run, by_name
-
-matplotlib.use("Agg")  # no window, on no machine
-from matplotlib import pyplot as plt  # noqa: E402: after the choice of backend
 
 
 def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     """Test accuracy of the single model against the epoch: mean and range over seeds, with T0 marked; to files of any format.
 
-    The accuracies of single epochs span orders of magnitude of interest near 100 %, so the axis starts at the first quartile.
+    The first epochs would flatten the rest, so the axis starts at the accuracy that nine tenths of the epochs reach.
     """
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     lowest = []
-    for color, (name, group) in zip(plt.rcParams["axes.prop_cycle"].by_key()["color"] * 9, by_name(runs).items(), strict=False):
+    for number, (name, group) in enumerate(by_name(runs).items()):
+        color = f"C{number}"
         measured = [[row for row in run.history if row["test_accuracy"]] for run in group]
         epochs = [int(row["epoch"]) for row in measured[0]]
         accuracy = 100 * np.array([[float(row["test_accuracy"]) for row in rows] for rows in measured])
@@ -43,4 +42,3 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)

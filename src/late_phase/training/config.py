@@ -1,7 +1,7 @@
 """The config schema and all that knows Hydra: types, checks, names of run directories, and errors in one sentence.
 
-The dataclasses stand first in the defaults lists, so that a misspelt key is an error in an experiment file as well as on the command
-line, and so that types are checked. What they hold besides is documented in ``configs/``, where the values are.
+The dataclasses stand first in the defaults lists, so that a misspelt key is an error in an experiment file as well as on the
+command line, and so that types are checked. What they hold besides is documented in ``configs/``, where the values are.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device
         single.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.pixels.shape[1]} channels doesn't fit the "
-            f"model in {directory}: choose one like {config.dataset.name}."
+            f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.pixels.shape[1]} channels doesn't fit "
+            f"the model in {directory}: choose one like {config.dataset.name}."
         ) from error
     members = load_file(files.members, str(device)) if files.members.exists() else None
     dataset, single = dataset.to(device), single.to(device)

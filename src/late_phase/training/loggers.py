@@ -10,7 +10,7 @@ from late_phase.errors import UserError
 
 
 class Logger:
-    """Nothing besides ``history.csv``; what other loggers override. A context manager: leaving it ends the log, whatever happened."""
+    """Nothing besides ``history.csv``; what other loggers override. Leaving it, as a context manager, ends the log."""
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         pass

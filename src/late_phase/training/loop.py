@@ -136,7 +136,7 @@ def resume(setup: Setup, files: RunDirectory) -> State:
 
 
 def history_row(setup: Setup, state: State) -> dict[str, Any]:
-    """A row of ``history.csv``, for the epoch that has just ended; test and validation images are measured with the single model."""
+    """A row of ``history.csv``, for the epoch that has just ended; images held out are measured with the single model."""
     config, epoch = setup.config, state.epoch + 1
     row: dict[str, Any] = {
         "epoch": epoch,

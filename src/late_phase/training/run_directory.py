@@ -102,7 +102,7 @@ class RunDirectory:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The latest good checkpoint; None if there is none.
 
-        A damaged one is passed over, with a warning: torch alone notices a truncated file, the archive's checksums any other damage.
+        A damaged one is passed over, with a warning: torch alone notices a truncated file, checksums any other damage.
         """
         for path in (self.checkpoint, self.previous_checkpoint):
             if not path.exists():

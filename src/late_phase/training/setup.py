@@ -73,13 +73,14 @@ def build_normalization(config: DatasetConfig, dataset: Dataset) -> Normalizatio
     channels = dataset.train.pixels.shape[1]
     if not len(config.mean) == len(config.std) == channels or min(config.std) <= 0:
         raise UserError(
-            f"dataset.mean={config.mean} and dataset.std={config.std} don't fit {dataset.name}: give {channels} numbers each, std above 0."
+            f"dataset.mean={config.mean} and dataset.std={config.std} don't fit {dataset.name}: "
+            f"give {channels} numbers each, std above 0."
         )
     return Normalization(tuple(config.mean), tuple(config.std))
 
 
 def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
-    """The architecture for the dataset's images, with fresh weights; tried on one image, so that sizes that don't fit are found now."""
+    """The architecture for the dataset's images, with fresh weights; tried on one image, to find sizes that don't fit now."""
     channels, size = dataset.train.pixels.shape[1], tuple(dataset.train.pixels.shape[2:])
     try:
         model = architectures.build(
