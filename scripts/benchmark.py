@@ -46,7 +46,7 @@ SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PREFETCH = 2  # minibatches that each worker of a DataLoader prepares ahead; torch's default
 SETTLE = 0.3  # seconds in which such workers fill their queue and fall idle
-COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6} {:>9}  {:16} {}"
+COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6}  {:>9}  {:16} {}"
 
 Block = Callable[[], float]
 """Runs some minibatches and returns their time in seconds per ``EPOCH`` images."""
@@ -381,9 +381,8 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     for m in measurements(sizes, device):
         ours, reference = (f"{statistics.median(side):.4g}" for side in zip(*m["seconds"], strict=True))
         noise, (median, totals) = "{:.3f} to {:.3f}".format(*m["noise"]), (f"{m[key]:.3f}" for key in ("median", "ratio_of_totals"))
-        print(
-            COLUMNS.format(m["name"], ours, reference, median, noise, len(m["ratios"]), totals, m["bar"], m["verdict"]), flush=True
-        )
+        shown = ours, reference, median, noise, len(m["ratios"]), totals, m["bar"], m["verdict"]
+        print(COLUMNS.format(m["name"], *shown), flush=True)
         records.append(m)
     memory = late_bytes_over_base(sizes, device)
     for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"):

@@ -20,7 +20,7 @@ def atomic(path: Path) -> Iterator[Path]:
     The data is on disk before the name is: also after a power cut ``path`` is the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")  # always the same: what a killed process left is written over
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -40,7 +40,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str | None = None) -> None:
-    """A safetensors file. It has one metadata entry at most: several have no fixed order, and equal runs are to make equal bytes."""
+    """A safetensors file; with at most one metadata entry, as several have no fixed order, and equal runs make equal bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as partial:
         partial.write_bytes(save(contiguous, None if metadata is None else {"late_phase": metadata}))

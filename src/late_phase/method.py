@@ -1,8 +1,8 @@
 """Late-phase learning (Algorithms 1 and 4) as a component at the level of the optimizer.
 
 The model never knows that it is an ensemble. Late-phase weights φ are a named subset of a plain model's parameters, plus the
-running statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each inner
-step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
+running statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each
+inner step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
 ``state_dict`` of the model stay what they were.
 """
 

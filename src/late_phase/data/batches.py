@@ -111,8 +111,10 @@ def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor
 
 
 def cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Sets a square of ``size`` pixels to 0 in each image ``[examples, channels, height, width]``, around ``centres``, rows and columns
-    ``[2, examples]``."""
+    """Sets a square of ``size`` pixels to 0 in each of ``images`` ``[examples, channels, height, width]``.
+
+    It lies around ``centres`` ``[2, examples]``, rows and columns, and is clipped at the border.
+    """
 
     def inside(length: int, centre: Tensor) -> Tensor:
         first = centre[:, None] - size // 2

@@ -22,7 +22,7 @@ def nll(label_log_probs: Tensor) -> float:
 
 
 def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017), 0 to 1: |accuracy - confidence| within bins of equal width, mean over examples.
+    """Expected calibration error (Guo et al., 2017), 0 to 1: mean over examples of |accuracy - confidence| in bins of equal width.
 
     A bin holds the confidences above its lower edge up to and including its upper one.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from late_phase.errors import UserError
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its ``metrics.json``, ``history.csv`` and T0 in epochs, None without late phase."""
+    """A finished run: its directory, ``metrics.json``, ``history.csv`` and T0 in epochs, None without late phase."""
 
+    directory: Path
     record: dict[str, Any]
     history: list[dict[str, str]]
     T0: int | None
@@ -43,10 +45,19 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             history = list(csv.DictReader(file))
         config = OmegaConf.load(path.parent / "config.yaml")
         T0 = None if config.late_phase.name == "none" else config.late_phase.T0
-        runs.append(Run(json.loads(path.read_text(encoding="utf-8")), history, T0))
+        runs.append(Run(path.parent, json.loads(path.read_text(encoding="utf-8")), history, T0))
     if not runs:
         raise UserError(f"there is no finished run below {', '.join(map(str, folders))}: train one first.")
     return sorted(runs, key=lambda run: (run.name, run.record["seed"]))
+
+
+def copy_runs(runs: Sequence[Run], to: Path) -> None:
+    """Config, history and metrics of each run, without weights and predictions: what to keep with a published result."""
+    for run in runs:
+        target = to.joinpath(*run.directory.resolve().parts[-3:])
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("config.yaml", "history.csv", "metrics.json"):
+            shutil.copyfile(run.directory / name, target / name)
 
 
 def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -29,6 +29,8 @@ class Progress:
             dynamic_ncols=True,
             leave=False,
         )
+        self._shown = 0
+        self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
 
     def __enter__(self) -> Progress:
         return self
@@ -37,8 +39,12 @@ class Progress:
         self._bar.close()
 
     def step(self, state: State) -> None:
-        """After each minibatch."""
+        """After each minibatch. Loss and accuracy are of the epoch so far, as far as the device has told."""
         self._bar.update()
+        if state.tally.examples not in (0, self._shown):
+            self._shown = state.tally.examples
+            loss, accuracy = state.tally.loss / self._shown, state.tally.correct / self._shown
+            self._bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
 
     def epoch(self, state: State) -> None:
         """After each epoch."""

@@ -48,18 +48,12 @@ class RunDirectory:
         lock = self.path / ".lock"
         try:
             with filelock.FileLock(lock, timeout=0):
-                self._remove_partial_files()
                 try:
                     yield
                 finally:
                     lock.unlink(missing_ok=True)
         except filelock.Timeout:
             raise UserError(f"{self.path} is in use by another process: wait for it or choose another seed.") from None
-
-    def _remove_partial_files(self) -> None:
-        """What a process that was killed while writing left behind."""
-        for partial in self.path.rglob(".*.partial"):
-            partial.unlink(missing_ok=True)
 
     def refuse_other_config(self, config: TrainConfig) -> None:
         """A config that is here already must say the same of all that the result depends on.

@@ -1,0 +1,35 @@
+"""What the README says is true."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+import torchvision
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_drop_in_runs_as_it_stands():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert names["late"].members["fc.weight"].shape == (10, 10, 512)
+    torchvision.models.resnet18(num_classes=10).load_state_dict(names["single"].state_dict(), strict=True)
+
+
+def test_the_experiments_are_all_of_them():
+    named = set(re.findall(r"`((?:digits|cifar)\w+_(?:base|lpbn))`", README))
+    assert named == {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+
+
+def test_links_and_commands_lead_somewhere():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    assert len(targets) >= 5
+    for target in targets + re.findall(r"python ((?:scripts/)?\w+\.py)", README):
+        assert (ROOT / target).exists(), target
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert target in ("lists",) or f"\n{target}:" in makefile, target
