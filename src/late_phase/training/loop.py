@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from late_phase.training.progress import Progress, report
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import Interruption, choose_device, random_state, set_random_state, torch_settings
 from late_phase.training.setup import Setup, build
-from late_phase.training.tally import NonFiniteLoss, Tally
+from late_phase.training.tally import NonFiniteLoss, State, Tally
 
 
 def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
@@ -49,16 +48,6 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
                 logger.finish(record["metrics"])
     report(record, directory)
     return record
-
-
-@dataclass
-class State:
-    """How far a run has come: complete epochs, the sums of the present one, a history row per epoch, and seconds of training."""
-
-    epoch: int = 0
-    tally: Tally = field(default_factory=Tally)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption) -> float:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from late_phase.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from late_phase.training.loop import State
+from late_phase.training.tally import State
 
 
 class Progress:

@@ -1,8 +1,9 @@
-"""Loss and accuracy over the minibatches of an epoch, without making the device wait at each of them."""
+"""How far a run has come; loss and accuracy over the minibatches of an epoch, without waiting for the device at each of them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -60,3 +61,13 @@ class Tally:
     def state_dict(self) -> dict[str, Any]:
         self.synchronize()
         return {"batches": self.batches, "examples": self.examples, "loss": self.loss, "correct": self.correct}
+
+
+@dataclass
+class State:
+    """How far a run has come: complete epochs, the sums of the present one, a history row per epoch, and seconds of training."""
+
+    epoch: int = 0
+    tally: Tally = field(default_factory=Tally)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
