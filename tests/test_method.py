@@ -401,6 +401,16 @@ def test_wrong_order_is_one_sentence_with_the_cure():
         late.add_param_group({"params": []})
 
 
+def test_what_cannot_be_copied_says_so():
+    model, late = spawned()
+    with pytest.raises(TypeError, match=r"can't be copied or pickled.*: use state_dict"):
+        copy.deepcopy(late)
+    model.register_buffer("graph", torch.ones(2, requires_grad=True) * 2, persistent=False)
+    with pytest.raises(RuntimeError, match=r"load averaged_state_dict\(\) into a new one"):
+        late.average()
+    models.plain().load_state_dict(late.averaged_state_dict(), strict=True)
+
+
 def test_the_state_of_another_late_phase_is_refused():
     model, late = spawned(K=3)
     with pytest.raises(ValueError, match="K=3 members, this LatePhase K=4"):

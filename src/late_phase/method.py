@@ -117,9 +117,10 @@ class LatePhase(torch.optim.Optimizer):
         return self.optimizer.defaults
 
     def __getattr__(self, name: str) -> Any:
-        if name == "optimizer":  # not there yet while being unpickled or copied
-            raise AttributeError(name)
         return getattr(self.optimizer, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("LatePhase can't be copied or pickled, as it belongs to its model: use state_dict() and load_state_dict().")
 
     def __repr__(self) -> str:
         return (
@@ -266,13 +267,17 @@ class LatePhase(torch.optim.Optimizer):
 
         Raises:
             ValueError: another choice, or ``recompute`` without batches.
+            RuntimeError: the model can't be copied.
         """
         if (running_statistics == "recompute") != (batches is not None):
             raise ValueError(
                 f"running_statistics={running_statistics!r} with batches={'given' if batches is not None else None}: "
                 "training batches go with running_statistics='recompute', and only with it."
             )
-        single = copy.deepcopy(self.model)
+        try:
+            single = copy.deepcopy(self.model)
+        except Exception as error:  # whatever the modules' own copying raises
+            raise RuntimeError(f"the model can't be copied ({error}): load averaged_state_dict() into a new one.") from error
         single.load_state_dict(self.averaged_state_dict(running_statistics))
         if batches is not None:
             recompute_running_statistics(single, batches)
