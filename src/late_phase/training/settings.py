@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -48,18 +47,18 @@ def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iter
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:]
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """State of the global generators, which the model may use, for dropout for example."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
     return state
 
 
-def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    if device.type in state and device.type != "cpu":  # absent after a change of device
+        torch.get_device_module(device).set_rng_state(state[device.type])
 
 
 class Interruption:
