@@ -22,8 +22,8 @@ def kill() -> None:
 
 
 def arm(place: str) -> None:
-    """``step:N``: after the Nth step; ``saving:N``: with half of the Nth checkpoint written; ``renaming:N``: after the one before was
-    moved away; ``evaluating``: with the predictions written."""
+    """``step:N``: after the Nth step; ``saving:N``: with half of the Nth checkpoint written; ``renaming:N``: after the one before
+    was moved away; ``evaluating``: with the predictions written."""
     name, _, number = place.partition(":")
     left = int(number or 1)
 

@@ -249,3 +249,11 @@ def test_cutout_has_the_mean_colour_and_uniform_centres():
     kept = torch.where(erased, normalization(images.pixels[:1]), inputs)
     assert torch.equal(kept, normalization(images.pixels))
     assert stats.chisquare(erased[:, 0].sum(0).flatten().numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_by_pixel_memory_format(memory_format):
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8).contiguous(memory_format=memory_format)
+    zero = torch.zeros(2, dtype=torch.long)
+    out = crop_and_flip_by_pixel(images, zero, zero, zero, zero.bool(), (6, 6))
+    assert out.is_contiguous(memory_format=memory_format)

@@ -13,6 +13,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,8 +26,7 @@ from late_phase.data.images import Dataset
 from late_phase.errors import UserError
 
 pytestmark = [
-    # CIFAR's pickles are as old as Python 2, and torchvision's extraction names no filter.
-    pytest.mark.filterwarnings("ignore:dtype.*align should be passed"),
+    # torchvision's extraction names no filter.
     pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning"),
 ]
 
@@ -34,7 +34,7 @@ pytestmark = [
 class Python2Pickler(pickle._Pickler):
     """Writes byte strings as Python 2 did its ``str``, and arrays as the numpy of its time."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def save_bytes(self, value: bytes) -> None:
         self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
@@ -85,7 +85,8 @@ class Tiny:
             for file, _ in listed:
                 rows = random.integers(0, 256, (4, 3072), dtype=np.uint8)
                 labels = random.integers(0, len(CLASSES[name]), 4).tolist()
-                batch: dict[bytes, object] = {b"batch_label": file.encode(), b"filenames": [b"%d.png" % i for i in range(4)], b"data": rows}
+                filenames = [b"%d.png" % i for i in range(4)]
+                batch: dict[bytes, object] = {b"batch_label": file.encode(), b"filenames": filenames, b"data": rows}
                 if name == "cifar10":
                     batch[b"labels"] = labels
                 else:
@@ -298,11 +299,10 @@ def test_it_is_downloaded_once(tiny, tmp_path, monkeypatch, server, closed_port)
     tiny.check(load(tiny.name, root=str(tmp_path / "data")))
 
 
-@pytest.mark.parametrize("served", ["nothing", "half", "another file"])
+@pytest.mark.parametrize("served", ["half", "another file"])
 def test_a_bad_download_leaves_nothing_behind(tmp_path, monkeypatch, server, served):
     tiny = Tiny("cifar100")
-    if served != "nothing":
-        tiny.place(server[1], tiny.archive[: len(tiny.archive) // 2] if served == "half" else b"<html>Please sign in.</html>")
+    tiny.place(server[1], tiny.archive[: len(tiny.archive) // 2] if served == "half" else b"<html>Please sign in.</html>")
     tiny.announce(monkeypatch, server[0])
     refused(tiny, tmp_path / "data")
     assert names(tmp_path / "data") <= {f".{tiny.name}.lock"}
@@ -312,3 +312,19 @@ def test_the_originals_are_what_is_asked_for():
     """The checksums on the page of the datasets."""
     assert (CIFAR10.filename, CIFAR10.tgz_md5) == ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
     assert (CIFAR100.filename, CIFAR100.tgz_md5) == ("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+
+
+def test_bad_archive_overwritten_by_a_download(tmp_path, monkeypatch, server, closed_port):
+    tiny = Tiny("cifar100")
+    tiny.place(server[1], b"<html>sign in</html>")
+    tiny.announce(monkeypatch, server[0])
+    archive = tiny.place(tmp_path / "data", b"precious")
+    with pytest.raises(UserError):
+        load("cifar100", root=str(tmp_path / "data"))
+    assert archive.read_bytes() == b"precious"
+
+
+def test_root_is_a_file(tmp_path, closed_port):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(UserError):
+        load("cifar10", root=str(tmp_path / "f"))

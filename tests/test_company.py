@@ -95,7 +95,7 @@ def test_channels_last_stays_and_changes_nothing_but_rounding():
     build, select = ZOO["nested"]
     batches = models.minibatches(5)
     contiguous = trained(build, select, batches)[1].average()
-    model, late = trained(lambda: build().to(memory_format=torch.channels_last), select, batches)
+    _model, late = trained(lambda: build().to(memory_format=torch.channels_last), select, batches)
     single = late.average()
     assert single.blocks[0][1].weight.is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(contiguous.state_dict().values(), single.state_dict().values(), strict=True):

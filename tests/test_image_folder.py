@@ -340,7 +340,8 @@ def test_images_cut_short_anywhere(root):
 
 def test_sizes_that_differ(root):
     path = save(root / "train/dog/b.png", noise(3, 4, 5))
-    refused(root, "the images differ in size", f"{root / 'train/cat/a.png'} has 6 x 6", f"{path} has 5 x 4", "set dataset.image_size")
+    sizes = f"{root / 'train/cat/a.png'} has 6 x 6", f"{path} has 5 x 4"
+    refused(root, "the images differ in size", *sizes, "set dataset.image_size")
     assert read(root, image_size=6).train.pixels.shape == (4, 3, 6, 6)
 
 
@@ -350,3 +351,40 @@ def test_sizes_that_differ_between_the_splits(root):
     with pytest.raises(UserError, match=r"another size in train than in test: set dataset\.image_size\.$"):
         read(root)
     assert read(root, image_size=4).test.pixels.shape == (2, 3, 4, 4)
+
+
+def test_hidden_folder_inside_a_class(root):
+    (root / "train/cat/.ipynb_checkpoints").mkdir()
+    save(root / "train/cat/.ipynb_checkpoints/a-checkpoint.png", noise(9))
+    assert len(read(root).train) == 4
+
+
+def test_dangling_link(root):
+    (root / "train/cat/z.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError):
+        read(root)
+
+
+def test_cache_without_metadata(root):
+    expected = read(root)
+    for path in cached(root):
+        save_file({"pixels": torch.zeros(1)}, path)
+    assert torch.equal(read(root).train.pixels, expected.train.pixels)
+
+
+def test_16_bit_grey(root):
+    a = np.linspace(0, 65535, 36).reshape(6, 6).astype(np.uint16)
+    Image.fromarray(a).save(root / "train/dog/c.png")
+    assert np.abs(pixels(read(root), 4)[..., 0].astype(int) - (a >> 8)).max() <= 1
+
+
+def test_palette_with_transparency(root):
+    q = Image.fromarray(noise(1)).convert("P")
+    q.save(root / "train/dog/c.png", transparency=bytes(range(200)))
+    read(root)
+
+
+def test_cache_is_a_file(root):
+    (root.parent / "cache").write_text("")
+    with pytest.raises(UserError):
+        read(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_validation_and_test_images_are_the_same_for_any_subset():
 def test_smaller_subsets_are_parts_of_larger_ones():
     whole = dataset()
     subsets = [set(whole.split(10, subset, None, 0).train.labels.tolist()) for subset in (1, 7, 20, None)]
-    assert all(a < b for a, b in zip(subsets[:-1], subsets[1:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(subsets))
 
 
 @pytest.mark.parametrize(("validation", "subset"), [(40, None), (41, None), (0, 41), (10, 31), (39, 2)])
@@ -163,3 +164,9 @@ def test_all_there_is_is_not(validation, subset):
     parts = dataset().split(validation, subset, 15, 0)
     assert len(parts.train) == (subset or 40 - validation)
     assert len(parts.test) == 15
+
+
+def test_test_subset_too_large():
+    some = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5).long())
+    with pytest.raises(UserError):
+        Dataset("toy", ("a",), some, some).split(0, None, 6, 0)

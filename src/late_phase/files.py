@@ -12,6 +12,8 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from late_phase.errors import UserError
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -30,6 +32,18 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def make_folder(key: str, folder: Path) -> None:
+    """Makes the folder that the config names by ``key``, if it isn't there.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{key}={folder} can't be made a folder ({error.strerror}): choose another one.") from error
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -41,6 +55,11 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str | None = None) -> None:
     """A safetensors file; with at most one metadata entry, as several have no fixed order, and equal runs make equal bytes."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous, written = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        shared = tensor.untyped_storage().data_ptr() in written  # a tied weight is written under each of its names
+        contiguous[name] = tensor.clone() if shared else tensor
+        written.add(tensor.untyped_storage().data_ptr())
     with atomic(path) as partial:
         partial.write_bytes(save(contiguous, None if metadata is None else {"late_phase": metadata}))

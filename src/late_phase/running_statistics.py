@@ -55,11 +55,13 @@ def recompute_running_statistics(model: nn.Module, batches: Iterable) -> None:
     seen = 0
     with evaluation_mode(model):
         for layer in layers:
-            layer.reset_running_stats()
-            layer.train()
+            layer.training = True  # train() would do the same to what is inside of the layer
         try:
             for batch in batches:
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+                if not seen:
+                    for layer in layers:
+                        layer.reset_running_stats()
                 seen += len(inputs)
                 for layer in layers:
                     layer.momentum = len(inputs) / seen

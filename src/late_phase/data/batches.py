@@ -107,7 +107,8 @@ def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor
     height, width = (torch.arange(length, device=images.device) for length in size)
     rows = dy[:, None] + height
     columns = dx[:, None] + torch.where(flips[:, None], size[1] - 1 - width, width)
-    return images.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    windows = images.permute(0, 2, 3, 1)[which[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return windows.contiguous(memory_format=torch.contiguous_format if images.is_contiguous() else torch.channels_last)
 
 
 def cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:

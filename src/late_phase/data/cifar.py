@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
 
 from late_phase.data.images import Dataset, Images
 from late_phase.errors import UserError
+from late_phase.files import make_folder
 
 SOURCES: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -23,7 +25,7 @@ def load(name: str, root: str) -> Dataset:
         UserError: the files are neither in ``root`` nor to be had.
     """
     source, folder = SOURCES[name], Path(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("dataset.root", folder)
     with FileLock(folder / f".{name}.lock"):
         try:
             splits = _read(source, folder)
@@ -42,14 +44,15 @@ def _fetch(name: str, source: type[CIFAR10], folder: Path) -> None:
     """Extracts the archive that lies in ``folder``, or a downloaded one, elsewhere first: what is in ``folder`` is whole."""
     archive = folder / source.filename
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
-        if archive.exists():
+        if check_integrity(str(archive), source.tgz_md5):
             (Path(scratch) / source.filename).symlink_to(archive.resolve())
         try:
             source(scratch, download=True)
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            damaged = f", where {archive.name} is damaged," if archive.exists() else ""
             raise UserError(
-                f"dataset={name} is not in {folder.resolve()} and could not be downloaded ({reason}): "
+                f"dataset={name} is not in {folder.resolve()}{damaged} and could not be downloaded ({reason}): "
                 f"put {source.filename} (md5 {source.tgz_md5}) there, from {source.url} or a copy of it."
             ) from error
         extracted = folder / source.base_folder

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from late_phase.data.images import Dataset, Images
 from late_phase.errors import UserError
-from late_phase.files import write_tensors
+from late_phase.files import make_folder, write_tensors
 
 
 def load(root: str, image_size: int | None, cache: str) -> Dataset:
@@ -57,9 +57,10 @@ def _list(folder: Path) -> dict[str, list[Path]]:
         raise UserError(f"dataset.root: there is no folder {folder}; an image folder has train/<class>/* and test/<class>/*.")
     by_class = {}
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = (Path(parent) / name for parent, _, names in os.walk(subfolder) for name in names)
+        files = (Path(parent, name).relative_to(subfolder) for parent, _, names in os.walk(subfolder) for name in names)
+        images = (path for path in files if path.suffix.lower() in IMG_EXTENSIONS)
         by_class[subfolder.name] = sorted(
-            path for path in files if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+            subfolder / path for path in images if not any(part.startswith(".") for part in path.parts)
         )
         if not by_class[subfolder.name]:
             raise UserError(f"dataset.root: the class folder {subfolder} has no image: remove it or put some there.")
@@ -72,18 +73,21 @@ def _pixels(paths: list[Path], folder: Path, image_size: int | None, cache: Path
     """``[images, 3, height, width]`` uint8, from the cache if it was made from these very files."""
     fingerprint = hashlib.sha256(f"{image_size}\n".encode())
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{path} is not a readable image ({error.strerror}): replace or remove it.") from error
         fingerprint.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     cached = cache / f"image_folder-{key}.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder("dataset.cache", cache)
     with filelock.FileLock(cached.with_suffix(".lock")):
         try:
             with safe_open(cached, "pt") as file:
-                if file.metadata()["late_phase"] == fingerprint.hexdigest():
+                if file.metadata() == {"late_phase": fingerprint.hexdigest()}:
                     return file.get_tensor("pixels")
         except (OSError, SafetensorError):
-            pass  # absent or damaged: made anew below
+            pass  # absent, damaged or another's: made anew below
         pixels = _decode(paths, image_size, f"decoding {folder.name} images")
         write_tensors(cached, {"pixels": pixels}, metadata=fingerprint.hexdigest())
     return pixels
@@ -114,9 +118,20 @@ def _read(path: Path, image_size: int | None) -> Tensor:
     """``[3, height, width]`` uint8."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            image = file if file.mode != "F" and not file.mode.startswith("I") else _to_8_bits(file)
+            if "transparency" in image.info:
+                image = image.convert("RGBA")  # else Pillow warns that it is lost
+            image = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises on bad files
         raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}): replace or remove it.") from error
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a pixel, which Pillow's own conversion would clip rather than scale."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its pixels, from {values.min()} to {values.max()}, are not of 8 or 16 bits")
+    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))

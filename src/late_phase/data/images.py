@@ -62,6 +62,10 @@ class Dataset:
                 f"dataset.validation={validation} and dataset.subset={subset} ask for more than the {len(self.train)} training "
                 f"images of {self.name}: choose smaller numbers."
             )
+        if (test_subset or 1) > len(self.test):
+            raise UserError(
+                f"dataset.test_subset={test_subset} is more than the {len(self.test)} test images of {self.name}: choose fewer."
+            )
         order = torch.randperm(len(self.train), generator=generator(seed, "split"))
         test_order = torch.randperm(len(self.test), generator=generator(seed, "test subset"))
         return replace(

@@ -1,0 +1,137 @@
+"""Metrics against torchmetrics and against sums done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from late_phase.evaluation.metrics import accuracy, ece, nll
+from late_phase.method import ensemble_log_probs
+
+
+def predictions(n: int = 2000, classes: int = 10, sharpness: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities in double precision and labels that mostly agree with them."""
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, generator=random, dtype=torch.float64) * sharpness
+    labels = (logits + 1.5 * torch.randn(n, classes, generator=random)).argmax(1)
+    return logits.log_softmax(1), labels
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_accuracy_and_nll_are_those_of_torch(classes):
+    log_probs, labels = predictions(classes=classes)
+    expected = MulticlassAccuracy(classes, average="micro")(log_probs, labels).item()
+    assert accuracy(log_probs, labels) == pytest.approx(expected, abs=1e-7)
+    assert 0.2 < expected < 0.99
+    label_log_probs = log_probs.gather(1, labels[:, None])[:, 0]
+    assert nll(label_log_probs) == pytest.approx(F.cross_entropy(log_probs, labels).item(), rel=1e-13)
+
+
+def test_accuracy_and_nll_by_hand():
+    log_probs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5]]).log()
+    labels = torch.tensor([0, 2, 0, 1])
+    assert accuracy(log_probs, labels) == 0.5
+    expected = -(math.log(0.5) + math.log(0.7) + math.log(0.3) + math.log(0.3)) / 4
+    assert nll(log_probs.gather(1, labels[:, None])[:, 0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sums_of_many_examples_do_not_lose_digits():
+    """In single precision the ten millionth of these would already be rounded."""
+    assert nll(torch.full((1_000_001,), -0.1)) == pytest.approx(float(torch.tensor(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("sharpness", [0.3, 2.0, 8.0])
+def test_calibration_error_is_that_of_torchmetrics(classes, sharpness):
+    """To the single precision of its sums; none of these confidences is on an edge of a bin, where it takes the bin above."""
+    log_probs, labels = predictions(classes=classes, sharpness=sharpness)
+    metric = MulticlassCalibrationError(classes, n_bins=15, norm="l1")
+    assert ece(log_probs, labels) == pytest.approx(metric(log_probs.exp(), labels).item(), abs=2e-6)
+
+
+def test_calibration_error_of_single_precision_is_nearly_that_of_double():
+    log_probs, labels = predictions()
+    assert ece(log_probs.float(), labels) == pytest.approx(ece(log_probs, labels), abs=1e-6)
+
+
+def test_confidences_are_not_rounded_to_single_precision():
+    log_probs = torch.tensor([[-0.1, -3.0]]).expand(1000, 2)
+    expected = 1 - math.exp(log_probs[0, 0].item())
+    assert ece(log_probs, torch.zeros(1000, dtype=torch.long)) == pytest.approx(expected, rel=1e-12)
+
+
+def two_classes(confidence: list[float]) -> Tensor:
+    """Log-probabilities whose exponential is exactly the confidence in class 0."""
+    values = []
+    for goal in confidence:
+        x = torch.tensor(goal, dtype=torch.float64).log()
+        nearby = [x]
+        for direction in (-math.inf, math.inf):
+            y = x
+            for _ in range(8):
+                y = torch.nextafter(y, torch.tensor(direction, dtype=torch.float64))
+                nearby.append(y)
+        values.append(next(y for y in nearby if y.exp().item() == goal))
+    chosen = torch.stack(values)
+    return torch.stack((chosen, torch.full_like(chosen, -math.inf)), 1)
+
+
+def test_calibration_error_by_hand():
+    """Bins of width 1/15: two confidences in (0.6, 2/3], three in (0.8, 13/15], one in (14/15, 1]."""
+    log_probs = two_classes([0.61, 0.65, 0.81, 0.83, 0.86, 0.97])
+    labels = torch.tensor([0, 1, 0, 0, 1, 0])
+    expected = (abs(1 - (0.61 + 0.65)) + abs(2 - (0.81 + 0.83 + 0.86)) + abs(1 - 0.97)) / 6
+    assert ece(log_probs, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("bins", [4, 8])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins):
+    """3/4 is right and joins 5/8 and not 7/8, which are wrong; binary fractions, so that the edges are exact."""
+    log_probs, labels = two_classes([0.625, 0.75, 0.875]), torch.tensor([1, 0, 1])
+    sums = {4: [abs(1 - 0.625 - 0.75), 0.875], 8: [0.625, 0.25, 0.875]}[bins]
+    assert ece(log_probs, labels, bins) == pytest.approx(sum(sums) / 3, rel=1e-12)
+    joined = ece(two_classes([0.7, 0.75]), torch.tensor([1, 0]), 4)
+    assert joined == pytest.approx(abs(1 - 0.7 - 0.75) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("edge", range(1, 15))
+def test_all_inner_edges_of_fifteen_bins(edge):
+    """With one just below and one just above the edge: cancelled within the same bin, added across bins."""
+    confidence = torch.linspace(0, 1, 16, dtype=torch.float64)[edge].item()
+    on_edge = two_classes([confidence])
+    below, above = on_edge - 1e-6, on_edge + 1e-6
+    labels = torch.tensor([0, 1])  # right, wrong
+    same = ece(torch.cat((on_edge, below)), labels)
+    assert same == pytest.approx(abs(1 - 2 * confidence) / 2, abs=1e-5)
+    assert ece(torch.cat((on_edge, above)), labels) == pytest.approx((1 - confidence + confidence) / 2, abs=1e-5)
+
+
+def test_certainty():
+    """Confidence 1 is in the last bin, and confidence 0, of no class at all, in the first one."""
+    certain = two_classes([1.0, 1.0, 1.0, 1.0])
+    assert ece(certain, torch.tensor([0, 0, 0, 0])) == 0
+    assert ece(certain, torch.tensor([0, 0, 1, 0])) == 0.25
+    assert ece(certain, torch.tensor([1, 1, 1, 1])) == 1
+    assert ece(torch.full((2, 3), -math.inf), torch.tensor([1, 2])) == 0
+    assert nll(certain[:, 0]) == 0
+
+
+def test_the_ensemble_is_the_mean_of_probabilities():
+    members = torch.stack([predictions(200, seed=seed)[0] for seed in range(5)])
+    torch.testing.assert_close(ensemble_log_probs(members), (sum(m.exp() for m in members) / 5).log(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ensemble_log_probs(members).exp().sum(1), torch.ones(200, dtype=torch.float64))
+
+
+def test_an_ensemble_of_one_is_its_member():
+    members = predictions(50)[0].float()[None]
+    assert torch.equal(ensemble_log_probs(members), members[0])
+
+
+def test_improbable_labels_do_not_vanish_in_the_ensemble():
+    """Probabilities of exp(-200) and exp(-300), which single precision hasn't."""
+    assert ensemble_log_probs(torch.tensor([-200.0, -300.0])).item() == pytest.approx(-200 - math.log(2), rel=1e-6)

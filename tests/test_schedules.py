@@ -1,0 +1,68 @@
+"""The schedules in ``configs/schedule``, epoch by epoch, around each break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from late_phase.training.schedules import Schedule, build
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
+
+
+def schedule(name: str) -> Schedule:
+    options = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    options.pop("defaults")
+    return build(**options)
+
+
+PAPER = {
+    "wrn_sgd": {0: 1, 1: 1, 99: 1, 100: 1, 101: 1 - 0.99 / 80, 140: 0.505, 179: 0.01 + 0.99 / 80, 180: 0.01, 181: 0.01, 199: 0.01},
+    "wrn_swa": {0: 1, 79: 1, 80: 1, 81: 1 - 0.5 / 64, 112: 0.75, 143: 0.5 + 0.5 / 64, 144: 0.5, 145: 0.5, 199: 0.5},
+    "lenet_sgd": {0: 1, 99: 1, 100: 1, 101: 1 - 0.99 / 60, 130: 0.505, 159: 0.01 + 0.99 / 60, 160: 0.01, 161: 0.01, 199: 0.01},
+    "multistep": {0: 1, 8: 1, 9: 1, 10: 0.1, 11: 0.1, 99: 0.1},
+    "digits": {0: 1, 30: 1, 31: 1 - 0.99 / 24, 42: 0.505, 54: 0.01, 59: 0.01},
+    "constant": {0: 1, 1: 1, 199: 1, 10_000: 1},
+}
+"""Epochs completed -> factor, from the text of Appendix A."""
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_factors_around_each_break(name):
+    factor = schedule(name)
+    assert {epoch: factor(epoch) for epoch in PAPER[name]} == pytest.approx(PAPER[name], rel=1e-12)
+    assert all(type(factor(epoch)) is float for epoch in PAPER[name])
+
+
+def test_every_config_is_tested():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(PAPER)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "end"), [("wrn_sgd", 100, 180, 0.01), ("wrn_swa", 80, 144, 0.5), ("lenet_sgd", 100, 160, 0.01)]
+)
+def test_the_decay_has_equal_steps(name, first, last, end):
+    factor = schedule(name)
+    steps = [factor(epoch) - factor(epoch + 1) for epoch in range(201)]
+    expected = [(1 - end) / (last - first) if first <= epoch < last else 0 for epoch in range(201)]
+    assert steps == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_constant_part_and_the_end_are_exact():
+    """Not to rounding: plain training at the full rate is to be plain."""
+    for name, (first, last, end) in {"wrn_sgd": (100, 180, 0.01), "wrn_swa": (80, 144, 0.5), "lenet_sgd": (100, 160, 0.01)}.items():
+        factor = schedule(name)
+        assert {factor(epoch) for epoch in range(first + 1)} == {1.0}
+        assert {factor(epoch) for epoch in range(last, 300)} == {end}
+
+
+def test_piecewise_linear_has_any_number_of_points():
+    factor = build("piecewise_linear", epochs=[2, 4, 8], factors=[0.5, 1.0, 0.0])
+    assert [factor(epoch) for epoch in range(10)] == [0.5, 0.5, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+
+
+def test_multistep_has_any_number_of_steps():
+    factor = build("multistep", epochs=[1, 3, 4], factors=[0.5, 0.25, 2.0])
+    assert [factor(epoch) for epoch in range(6)] == [1.0, 0.5, 0.5, 0.25, 2.0, 2.0]
