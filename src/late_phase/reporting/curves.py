@@ -33,7 +33,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
             axes.annotate(
                 "$T_0$", (group[0].T0, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points"
             )
-    axes.set_ylim(bottom=min(lowest))
+    axes.set_ylim(min(lowest), min(axes.get_ylim()[1], 100.2))
     axes.set_xlim(left=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the single model (%)")

@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar on a terminal, a line per epoch in a log file, and its results at the end."""
+"""What a run shows: a progress bar on a terminal, a line now and then in a log file, and its results at the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from tqdm import tqdm
 
 from late_phase.training.config import TrainConfig
 from late_phase.training.tally import State
+
+
+LINES = 20
+"""How many lines a run leaves in a log file, about."""
 
 
 class Progress:
@@ -52,7 +56,7 @@ class Progress:
             shown["test"] = f"{row['test_accuracy']:.1%}"
         self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
         self._bar.set_postfix(shown, refresh=False)
-        if self._lines:
+        if self._lines and state.epoch % max(1, self._epochs // LINES) == 0:
             print(f"epoch {state.epoch}/{self._epochs}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
 
 
