@@ -12,7 +12,6 @@ from tqdm import tqdm
 from late_phase.training.config import TrainConfig
 from late_phase.training.tally import State
 
-
 LINES = 20
 """How many lines a run leaves in a log file, about."""
 
