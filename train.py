@@ -1,9 +1,11 @@
 """Trains and evaluates one run: ``python train.py +experiment=cifar100_wrn_lpbn``. See the README for experiments and sweeps."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.training.config import errors_in_one_sentence, run_job
+from late_phase.training.config import errors_in_one_sentence, quote_paths, run_job
 from late_phase.training.loop import run
 
 
@@ -13,5 +15,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quote_paths(sys.argv[1:])
     with errors_in_one_sentence():
         main()

@@ -14,11 +14,12 @@ from late_phase.training.settings import choose_device, torch_settings
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
 def main(composed: DictConfig) -> None:
-    config: EvaluateConfig = as_dataclass(composed)
-    device, run = choose_device(config.runtime.device), Path(config.run)
-    with torch_settings(device, config.runtime.threads, seed=0):
-        record = evaluate_again(run, config.dataset, device)
-    report(record, run / "evaluation" / record["dataset"])
+    with errors_in_one_sentence():
+        config: EvaluateConfig = as_dataclass(composed)
+        device, run = choose_device(config.runtime.device), Path(config.run)
+        with torch_settings(device, config.runtime.threads, seed=0):
+            record = evaluate_again(run, config.dataset, device)
+        report(record, run / "evaluation" / record["dataset"])
 
 
 if __name__ == "__main__":

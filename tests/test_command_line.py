@@ -90,7 +90,7 @@ MISTAKES = {
     "negative noise": (["late_phase.sigma0=-1"], r"late_phase\.sigma0=-1\.0 is out of range"),
     "no noise at all": (["late_phase.sigma0=nan"], r"late_phase\.sigma0=nan is out of range"),
     "a batch larger than the data": (["batch_size=5000"], r"batch_size=5000 is larger than the training set \(1437 images\)"),
-    "a batch of one": (["dataset.subset=33", "batch_size=32"], "batch_size=32 leaves one image for the last minibatch of 33"),
+    "a batch of one": (["dataset.subset=33", "batch_size=32"], "batch_size=32 makes a minibatch of one of the 33 images"),
     "a subset larger than the data": (["dataset.subset=2000"], "ask for more than the 1437 training images of digits"),
     "a missing image folder": (["dataset=image_folder", "dataset.root=nowhere"], "there is no folder nowhere/train"),
     "no image folder given": (["dataset=image_folder"], r"dataset\.root is not set: add dataset\.root=VALUE\."),
@@ -106,7 +106,14 @@ MISTAKES = {
     "an impossible architecture": (["architecture=wrn", "architecture.depth=27"], r"architecture\.depth=27 is not 6 n \+ 4"),
     "debug overruled": (["+debug=smoke", "+experiment=digits_lenet_base"], "put .debug after .experiment"),
     "a list of experiments": (["+experiment=[digits_lenet_base,digits_lenet_lpbn]"], "is a list, which run directories"),
-    "nonsense": (["epochs==3,"], r"Error parsing override 'epochs==3,': look at the command"),
+    "nonsense": (["epochs=[3"], "look at the command"),
+    "no plus": (["experiment=digits_lenet_base"], r"write \+experiment=NAME"),
+    "a learning rate that is no number": (["optimizer.lr=nan"], r"optimizer\.lr=nan would not learn"),
+    "a momentum above one": (["optimizer.momentum=2"], r"optimizer\.momentum=2\.0 is out of range"),
+    "half of Adam": (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer\.betas=\[0\.9\] are not two"),
+    "gradient ascent": (["schedule.factors=[1,-1]"], "no factor below 0"),
+    "a device without memory": (["runtime.device=meta"], r"runtime\.device=meta is not to be had here"),
+    "more members than minibatches": (["late_phase.K=500", "epochs=21"], r"K=500 is more than the 45 minibatches after T0"),
 }
 
 
@@ -150,6 +157,11 @@ def test_a_run_is_evaluated_again_also_on_another_dataset(main, tmp_path):
     images(tmp_path, *(f"mine/{split}/{name}/{i}.png" for split in ("train", "test") for name in "ab" for i in range(2)))
     status, _ = main(argument, "dataset=image_folder", "dataset.root=mine", script="scripts/evaluate.py")
     assert "mine with 2 classes and 3 channels doesn't fit the model" in str(status)
+    main(argument, "dataset=digits", "dataset.validation=100", script="scripts/evaluate.py")
+    main(argument, script="scripts/evaluate.py")  # no trace of the evaluation before
+    assert json.loads((run / "evaluation/digits/metrics.json").read_text())["metrics"] == again["metrics"]
+    (run / "members.safetensors").write_bytes(b"")
+    assert "is damaged" in str(main(argument, script="scripts/evaluate.py")[0])
     status, _ = main("run=nowhere", script="scripts/evaluate.py")
     assert status == "error: run=nowhere holds no finished run: train it first, or give the directory with its metrics.json."
 
@@ -160,6 +172,7 @@ def test_the_report_averages_over_seeds(main, tmp_path):
     status, output = main("outputs", "--to", "report", "--keep", script="scripts/report.py")
     assert status == 0
     assert main("report", script="scripts/report.py")[1] == output  # the numbers kept are enough for the table
+    assert main("report", "report/digits_lenet_lpbn", script="scripts/report.py")[1] == output  # each run counts once
     records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/**/metrics.json"))]
     accuracies = [100 * record["metrics"]["single"]["test_accuracy"] for record in records]
     mean, std = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5

@@ -232,6 +232,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_place(tmp_path, compos
     assert files_in(directory) == {"config.yaml"}
 
 
+def test_a_model_that_broke_in_the_last_step_is_no_result(tmp_path, composed, monkeypatch):
+    original = LatePhase.average
+
+    def broken(late: LatePhase, *arguments: object) -> torch.nn.Module:
+        single = original(late, *arguments)
+        with torch.no_grad():
+            single.head.bias.fill_(torch.nan)
+        return single
+
+    monkeypatch.setattr(LatePhase, "average", broken)
+    with pytest.raises(UserError, match=r"of the trained model \(single\) is nan"):
+        run(composed(*TINY), tmp_path / "a" / "b" / "seed=0")
+    assert not (tmp_path / "a" / "b" / "seed=0" / "metrics.json").exists()
+
+
 def test_a_second_process_is_kept_out(tmp_path, composed):
     from late_phase.training.run_directory import RunDirectory
 

@@ -33,7 +33,8 @@ class LatePhase(torch.optim.Optimizer):
     Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
 
     Learning-rate schedulers, ``GradScaler`` (``scaler.step(late)``) and gradient clipping work as with the optimizer itself;
-    ``p.grad`` is always the gradient of the present minibatch. ``step()`` also clears the gradients.
+    ``p.grad`` is always the gradient of the present minibatch. ``step()`` also clears the gradients; but a ``GradScaler``
+    leaves out the step of a minibatch that overflows, so with one call ``zero_grad()`` as always.
 
     Args:
         model: any module. Wrappers made by ``torch.compile`` and DistributedDataParallel are looked through.
@@ -64,6 +65,10 @@ class LatePhase(torch.optim.Optimizer):
         # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}: pass a torch optimizer of the model's parameters.")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                "optimizer is an LBFGS, which evaluates several losses in a step: pass one that takes a gradient a step."
+            )
         if not isinstance(select, Selection):
             raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
         if not (isinstance(K, int) and K >= 1):
@@ -326,6 +331,12 @@ class LatePhase(torch.optim.Optimizer):
         """
         if state_dict["K"] != self.K:
             raise ValueError(f"the state has K={state_dict['K']} members, this LatePhase K={self.K}: build it with the former.")
+        groups = [len(group["params"]) for group in state_dict["optimizer"]["param_groups"]]
+        if groups != [len(group["params"]) for group in self.param_groups]:
+            raise ValueError(
+                f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
+                "with or without phi_options, as they were."
+            )
         if state_dict["phi"] != self._phi_names:
             other = sorted(set(state_dict["phi"]) ^ set(self._phi_names))
             raise ValueError(
@@ -373,15 +384,37 @@ class LatePhase(torch.optim.Optimizer):
     def _install(self, members: dict[str, Tensor], states: list[dict[Tensor, Any]]) -> None:
         self.members = members
         self._states = states
-        # Lists of one data type each: what the fused copies need.
+        self._bind()
+
+    def _bind(self) -> None:
+        """Takes the live model's tensors and the members' rows into lists of one data type each: what the fused copies need."""
         live = self._live()
+        for name, value in live.items():
+            if value.dtype != self.members[name].dtype or value.device != self.members[name].device:
+                raise RuntimeError(
+                    f"{name} was {self.members[name].dtype} on {self.members[name].device} at spawn() and is now {value.dtype} on "
+                    f"{value.device}: convert and move the model before spawn()."
+                )
         types = sorted({value.dtype for value in live.values()}, key=str)
         names = [[name for name, value in live.items() if value.dtype == dtype] for dtype in types]
         self._live_values = [[live[name].detach() for name in group] for group in names]
-        self._rows = [[[members[name][k] for name in group] for group in names] for k in range(self.K)]
+        self._rows = [[[self.members[name][k] for name in group] for group in names] for k in range(self.K)]
+        owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in live}
+        self._places = [
+            (owner._parameters if name.rpartition(".")[2] in owner._parameters else owner._buffers, name.rpartition(".")[2])
+            for name, owner in owners.items()
+        ]
+        self._pointers = self._present_pointers()
+
+    def _present_pointers(self) -> list[int]:
+        """Where the live model's late-phase weights and running statistics lie in memory."""
+        return [tensors[key].data_ptr() for tensors, key in self._places]
 
     def _store(self) -> None:
-        """Live model -> members. The live model is the truth for the member that it holds."""
+        """Live model -> members. The live model is the truth for the member that it holds, also if its tensors were replaced, as
+        ``Module.to`` and ``vector_to_parameters`` do."""
+        if self._present_pointers() != self._pointers:
+            self._bind()
         for row, live in zip(self._rows[self._member], self._live_values, strict=True):
             torch._foreach_copy_(row, live)
         self._states[self._member] = {p: self.state[p] for p in self._phi}
@@ -451,5 +484,5 @@ def _split_groups(optimizer: torch.optim.Optimizer, phi: set[nn.Parameter], phi_
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean over members; a count, such as ``num_batches_tracked``, has no mean and is summed."""
-    return values.mean(0) if values.is_floating_point() else values.sum(0)
+    """Mean over members; of a count, such as ``num_batches_tracked``, the largest."""
+    return values.mean(0) if values.is_floating_point() else values.amax(0)

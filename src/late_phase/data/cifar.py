@@ -26,18 +26,24 @@ def load(name: str, root: str) -> Dataset:
     """
     source, folder = SOURCES[name], Path(root)
     make_folder("dataset.root", folder)
-    with FileLock(folder / f".{name}.lock"):
+    if (splits := _read(source, folder)) is None:
         try:
-            splits = _read(source, folder)
-        except RuntimeError:  # torchvision's word for files that are absent or not what they should be
-            _fetch(name, source, folder)
-            splits = _read(source, folder)
+            with FileLock(folder / f".{name}.lock"):
+                if (splits := _read(source, folder)) is None:  # if no other process was faster
+                    _fetch(name, source, folder)
+                    splits = _read(source, folder)
+        except PermissionError as error:
+            raise UserError(f"dataset.root={root} lacks {name} and can't be written: choose another folder.") from error
     train, test = (Images(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in splits)
     return Dataset(name, tuple(splits[0].classes), train, test)
 
 
-def _read(source: type[CIFAR10], folder: Path) -> list[CIFAR10]:
-    return [source(str(folder), train=train) for train in (True, False)]
+def _read(source: type[CIFAR10], folder: Path) -> list[CIFAR10] | None:
+    """Training and test images, or None if they are absent or not what they should be."""
+    try:
+        return [source(str(folder), train=train) for train in (True, False)]
+    except RuntimeError:  # torchvision's word for both
+        return None
 
 
 def _fetch(name: str, source: type[CIFAR10], folder: Path) -> None:

@@ -62,7 +62,11 @@ def write_predictions(folder: Path, splits: dict[str, Images], predictors: dict[
     """Writes ``<split>.safetensors`` for each split: ``labels`` ``[examples]`` and for each predictor its log-probabilities.
 
     Those are ``[members, examples, classes]``; of the training images, which are many, the labels' only, ``[members, examples]``.
+    Files of other splits are removed.
     """
+    for other in folder.glob("*.safetensors"):
+        if other.stem not in splits:
+            other.unlink()
     for split, images in splits.items():
         labels = images.labels.cpu()
         tensors = {"labels": labels}

@@ -16,7 +16,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
 
     The first epochs would flatten the rest, so the axis starts at the accuracy that nine tenths of the epochs reach.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     lowest = []
     for number, (name, group) in enumerate(by_name(runs).items()):
@@ -37,7 +37,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the single model (%)")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center")
     axes.grid(alpha=0.3)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from late_phase.errors import UserError
 
@@ -40,12 +41,17 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     """
     folders = list(folders)
     runs = []
-    for path in sorted(path for folder in folders for path in folder.glob("**/seed=*/metrics.json")):
-        with (path.parent / "history.csv").open(encoding="utf-8") as file:
-            history = list(csv.DictReader(file))
-        config = OmegaConf.load(path.parent / "config.yaml")
-        T0 = None if config.late_phase.name == "none" else config.late_phase.T0
-        runs.append(Run(path.parent, json.loads(path.read_text(encoding="utf-8")), history, T0))
+    found = {path.resolve() for folder in folders for path in (folder / "metrics.json", *folder.glob("**/seed=*/metrics.json"))}
+    for path in sorted(path for path in found if path.exists() and path.parent.name.startswith("seed=")):
+        try:
+            with (path.parent / "history.csv").open(encoding="utf-8") as file:
+                history = list(csv.DictReader(file))
+            config = OmegaConf.load(path.parent / "config.yaml")
+            T0 = None if config.late_phase.name == "none" else config.late_phase.T0
+            record = json.loads(path.read_text(encoding="utf-8"))
+            runs.append(Run(path.parent, record, history, T0 if record["metrics"] else None))
+        except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
+            raise UserError(f"{path.parent} is no whole run ({str(error).splitlines()[0]}): remove or repair it.") from error
     if not runs:
         raise UserError(f"there is no finished run below {', '.join(map(str, folders))}: train one first.")
     return sorted(runs, key=lambda run: (run.name, run.record["seed"]))

@@ -303,10 +303,22 @@ def check(config: TrainConfig) -> TrainConfig:
             raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
     one_of("late_phase.running_statistics", config.late_phase.running_statistics, ("mean", "folded", "recompute"))
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
-    if config.optimizer.lr <= 0:
-        raise UserError(f"optimizer.lr={config.optimizer.lr} would not learn: choose a number above 0.")
-    if config.late_phase.gamma_theta <= 0:
-        raise UserError(f"late_phase.gamma_theta={config.late_phase.gamma_theta} would not train θ: choose a number above 0.")
+    for key, value in (("optimizer.lr", config.optimizer.lr), ("late_phase.gamma_theta", config.late_phase.gamma_theta)):
+        if not 0 < value < float("inf"):
+            raise UserError(f"{key}={value} would not learn: choose a number above 0.")
+    fractions = {"optimizer.momentum": [config.optimizer.momentum]} if isinstance(config.optimizer, SGDConfig) else {}
+    if isinstance(config.optimizer, AdamConfig):
+        fractions = {"optimizer.betas": config.optimizer.betas}
+        at_least("optimizer.eps", 0)
+        if len(config.optimizer.betas) != 2:
+            raise UserError(f"optimizer.betas={config.optimizer.betas} are not two: choose [0.9, 0.999].")
+    for key, values in fractions.items():
+        if not all(0 <= value < 1 for value in values):
+            raise UserError(f"{key}={values if len(values) > 1 else values[0]} is out of range: choose from 0 to below 1.")
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: choose from 0 to below 2^63.")
+    if (config.runtime.threads or 1) > 1024:
+        raise UserError(f"runtime.threads={config.runtime.threads} is more than a machine has cores: choose at most 1024.")
     if (config.late_phase.T0 or 0) > config.epochs:
         raise UserError(
             f"late_phase.T0={config.late_phase.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
@@ -319,10 +331,11 @@ def check(config: TrainConfig) -> TrainConfig:
         raise UserError(f"optimizer.nesterov needs momentum, and optimizer.momentum={config.optimizer.momentum}: choose 0.9.")
     if isinstance(config.schedule, BreakpointsConfig):
         epochs, factors = config.schedule.epochs, config.schedule.factors
-        if len(epochs) != len(factors) or not epochs or sorted(set(epochs)) != list(epochs):
+        rising = sorted(set(epochs)) == list(epochs)
+        if len(epochs) != len(factors) or not epochs or not rising or not all(0 <= f < float("inf") for f in factors):
             raise UserError(
                 f"schedule.epochs={epochs} and schedule.factors={factors} don't make a schedule: "
-                "give as many factors as epochs, the epochs rising."
+                "give as many factors as epochs, the epochs rising, no factor below 0."
             )
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
@@ -347,6 +360,8 @@ def explain(error: BaseException) -> str:
     if choice := re.search(r"(?:Could not find|In '.*?': Could not find) '(\S+?)/([^']+)'", text):
         available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
         return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(available[1].split())}." if available else ".")
+    if re.search(r"Could not override 'experiment'", text):
+        return "an experiment is added, not replaced: write +experiment=NAME."
     if choice := re.search(r"You must specify '(\S+)'", text):
         return f"{choice[1]} is not chosen: add {choice[1]}=NAME."
     if full and "missing mandatory value" in text.lower():
@@ -381,6 +396,10 @@ def errors_in_one_sentence() -> Iterator[None]:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain(error)}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename} can't be used ({error.strerror}): choose another place or change its permissions.")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ entry
@@ -402,7 +421,7 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def quote_paths(arguments: list[str]) -> list[str]:
-    """Quotes values with ``=`` in them, as run directories have: Hydra's grammar has no unquoted ones."""
+    """Command-line arguments with quotes around values that have a ``=``, as run directories do: Hydra's grammar wants them."""
     quoted = []
     for argument in arguments:
         key, _, value = argument.partition("=")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,7 +30,12 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
     splits = {"train": setup.dataset.train, **setup.dataset.held_out()}
     with setup.autocast():
         write_predictions(files.predictions, splits, predictors(single, setup.late.members, setup.normalization))
-    record = record_of(setup.config, files.path, setup.device, seconds, commit) | {"metrics": read_metrics(files.predictions)}
+    metrics = read_metrics(files.predictions)
+    for predictor, values in metrics.items():
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
+    record = record_of(setup.config, files.path, setup.device, seconds, commit) | {"metrics": metrics}
     write_json(files.metrics, record)
     return record
 
@@ -48,9 +54,15 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device
         raise UserError(f"run={directory} holds no finished run: train it first, or give the directory with its metrics.json.")
     config = from_yaml(files.config)
     dataset = build_dataset(dataset_config or config.dataset)
-    state = load_file(files.model)
-    with safe_open(files.model, "pt") as file:
-        normalization = Normalization.from_json(file.metadata()["late_phase"])
+    try:
+        state = load_file(files.model)
+        with safe_open(files.model, "pt") as file:
+            normalization = Normalization.from_json(file.metadata()["late_phase"])
+        members = load_file(files.members, str(device)) if "ensemble" in finished["metrics"] else None
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        raise UserError(
+            f"run={directory} is damaged ({str(error).splitlines()[0]}): train it again in an empty directory."
+        ) from error
     single = build_model(config, dataset)
     try:
         single.load_state_dict(state)
@@ -59,7 +71,6 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device
             f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.pixels.shape[1]} channels doesn't fit "
             f"the model in {directory}: choose one like {config.dataset.name}."
         ) from error
-    members = load_file(files.members, str(device)) if files.members.exists() else None
     dataset, single = dataset.to(device), single.to(device)
     folder = directory / "evaluation" / dataset.name
     with torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bf16"):
@@ -81,10 +92,10 @@ def predictors(single: nn.Module, members: dict[str, Tensor] | None, normalizati
 
 def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:
     """Where metrics come from: the head of ``metrics.json``. Experiment and variant are those of the directory's name."""
-    experiment, variant, _ = directory.resolve().parts[-3:]
+    variant = directory.resolve().parent
     return {
-        "experiment": experiment,
-        "variant": variant,
+        "experiment": variant.parent.name,
+        "variant": variant.name,
         "seed": config.seed,
         "config_hash": config_hash(config),
         "git_commit": commit,

@@ -36,7 +36,8 @@ class WandbLogger(Logger):
             raise UserError(f"logger.mode={mode} is unknown: choose offline or online.")
         import wandb  # takes seconds, so only who wants it waits
 
-        experiment, variant, seed = directory.resolve().parts[-3:]
+        seed = directory.resolve()
+        group = f"{seed.parent.parent.name}/{seed.parent.name}"
         try:
             self._run = wandb.init(
                 dir=directory,
@@ -44,9 +45,9 @@ class WandbLogger(Logger):
                 project=project,
                 entity=entity,
                 mode=mode,
-                group=f"{experiment}/{variant}",
-                name=f"{experiment}/{variant}/{seed}",
-                settings=wandb.Settings(silent=True),
+                group=group,
+                name=f"{group}/{seed.name}",
+                settings=wandb.Settings(silent=True, init_timeout=30),
             )
         except wandb.Error as error:
             raise UserError(f"logger=wandb could not start ({error}): log in or choose logger.mode=offline.") from error

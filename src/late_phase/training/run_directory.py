@@ -72,8 +72,18 @@ class RunDirectory:
         write_text(self.config, to_yaml(config))
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The metrics of a finished run, or None."""
-        return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else None
+        """The metrics of a finished run, or None.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.metrics.exists():
+            return None
+        try:
+            record = json.loads(self.metrics.read_text(encoding="utf-8"))
+            return record if record["metrics"] else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.metrics} is damaged: remove it and start the run again.") from error
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()

@@ -23,8 +23,8 @@ def choose_device(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown device, and for one it wasn't built for
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown device, one it wasn't built for, and none
         raise UserError(
             f"runtime.device={name} is not to be had here ({str(error).splitlines()[0]}): choose auto or cpu."
         ) from error

@@ -55,6 +55,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     dataset = dataset.to(device)
     settings = config.dataset
     augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
+    check_members(config, -(-len(dataset.train) // config.batch_size))
     batches = TrainingBatches(
         dataset.train, normalization, augmentation, config.batch_size, config.seed, config.architecture.channels_last
     )
@@ -107,12 +108,23 @@ def build_late_phase(config: TrainConfig, model: nn.Module) -> LatePhase:
         raise UserError(f"late_phase={settings.name} with architecture={config.architecture.name}: {error}") from error
 
 
+def check_members(config: TrainConfig, minibatches: int) -> None:
+    """There must be at least one iteration after T0, ``minibatches`` being those of an epoch."""
+    settings = config.late_phase
+    left = 0 if settings.T0 is None else (config.epochs - settings.T0) * minibatches
+    if settings.name != "none" and 0 < left < settings.K:
+        raise UserError(
+            f"late_phase.K={settings.K} is more than the {left} minibatches after T0, so the base weights would never move: "
+            "choose a smaller K or an earlier late_phase.T0."
+        )
+
+
 def check_batch_size(config: TrainConfig, dataset: Dataset, model: nn.Module) -> None:
     examples, size = len(dataset.train), config.batch_size
     if size > examples:
         raise UserError(f"batch_size={size} is larger than the training set ({examples} images): choose a smaller one.")
-    if examples % size == 1 and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+    if (size == 1 or examples % size == 1) and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         raise UserError(
-            f"batch_size={size} leaves one image for the last minibatch of {examples}, which BatchNorm can't train on: "
+            f"batch_size={size} makes a minibatch of one of the {examples} images, which BatchNorm can't train on: "
             "choose another batch_size, or a dataset.subset."
         )
