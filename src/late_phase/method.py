@@ -66,9 +66,7 @@ class LatePhase(torch.optim.Optimizer):
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}: pass a torch optimizer of the model's parameters.")
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError(
-                "optimizer is an LBFGS, which evaluates several losses in a step: pass one that takes a gradient a step."
-            )
+            raise TypeError("optimizer is an LBFGS, which takes several gradients a step: pass one that takes one.")
         if not isinstance(select, Selection):
             raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
         if not (isinstance(K, int) and K >= 1):
