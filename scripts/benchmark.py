@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,20 +186,26 @@ def warm(sizes: Sizes, device: torch.device, K: int | None, minibatches: list) -
     return model, optimizer
 
 
-def late_blocks(sizes: Sizes, device: torch.device, *Ks: int | None) -> list[Block]:
-    """For each K, or None for the optimizer alone, blocks of the same ``sizes.K`` minibatches, which are on the device already."""
+def late_blocks(sizes: Sizes, device: torch.device, lifetime: int, *Ks: int | None) -> list[Block]:
+    """For each K, or None for the optimizer alone, blocks of the same ``sizes.K`` minibatches, which are on the device already.
+
+    A model serves for ``lifetime`` blocks: two equal models may differ in speed by a percent, by where they came to lie in memory,
+    and with one for all blocks that would be taken for an effect of K.
+    """
     minibatches = random_minibatches(sizes, device)
 
-    def block(K: int | None) -> Block:
-        model, optimizer = warm(sizes, device, K, minibatches)
-        return lambda: timed(lambda: train(model, optimizer, minibatches), device, sizes.K * sizes.batch)
+    def blocks(K: int | None) -> Iterator[float]:
+        while True:
+            run = partial(train, *warm(sizes, device, K, minibatches), minibatches)
+            for _ in range(lifetime):
+                yield timed(run, device, sizes.K * sizes.batch)
 
-    return [block(K) for K in Ks]
+    return [blocks(K).__next__ for K in Ks]
 
 
 def late_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     """A block is an iteration, so it has the step of θ in it once."""
-    ours, reference = late_blocks(sizes, device, sizes.K, None)
+    ours, reference = late_blocks(sizes, device, 1, sizes.K, None)
     return measure("late_over_base", 1.0, ours, reference, sizes.pairs, noisy=True)
 
 
@@ -207,8 +214,27 @@ def k50_over_k1(sizes: Sizes, device: torch.device) -> dict[str, Any]:
 
     θ's step is in one block of five, so it hardly shows in the median over pairs; ``ratio_of_totals`` has all of it.
     """
-    ours, reference = late_blocks(sizes, device, 5 * sizes.K, 1)
+    ours, reference = late_blocks(sizes, device, 5, 5 * sizes.K, 1)
     return measure(f"k{5 * sizes.K}_over_k1", 1.0, ours, reference, 5 * max(1, sizes.pairs // 3), noisy=True)
+
+
+def step_microseconds(sizes: Sizes, device: torch.device, steps: int = 400) -> dict[str, float]:
+    """Mean time of ``step()`` alone, gradients given: what late phase adds to a minibatch or saves, without the rest's noise."""
+
+    def stepper(K: int | None) -> Callable[[], float]:
+        model, optimizer = warm(sizes, device, K, random_minibatches(sizes, device))
+
+        def step() -> float:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1e-6)
+            return timed(optimizer.step, device, EPOCH) * 1e6
+
+        return step
+
+    names = {"base": None, "K=1": 1, f"K={sizes.K}": sizes.K, f"K={5 * sizes.K}": 5 * sizes.K}
+    steppers = {name: stepper(K) for name, K in names.items()}
+    times = [{name: step() for name, step in steppers.items()} for _ in range(steps)]
+    return {name: statistics.mean(row[name] for row in times) for name in names}
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
@@ -384,6 +410,8 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         shown = ours, reference, median, noise, len(m["ratios"]), totals, m["bar"], m["verdict"]
         print(COLUMNS.format(m["name"], *shown), flush=True)
         records.append(m)
+    step = step_microseconds(sizes, device)
+    print("step() alone, mean microseconds: " + ", ".join(f"{name} {time:.0f}" for name, time in step.items()))
     memory = late_bytes_over_base(sizes, device)
     for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"):
         print(f"{key:42} {memory[key]:9.3f}")
@@ -398,7 +426,7 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
             print(f"\n{m['name']} is missed; most of the time, {side}:", *operations, sep="\n")
     seconds = time.monotonic() - start
     print(f"\n{seconds:.0f} s")
-    return machine | {"total_seconds": seconds, "sizes": asdict(sizes), "measurements": records, "memory": memory}
+    return machine | {"total_seconds": seconds, "sizes": asdict(sizes), "measurements": records, "step": step, "memory": memory}
 
 
 def main() -> None:
