@@ -39,7 +39,7 @@ clean: ## Delete .venv, caches and build products; data and outputs stay
 .venv/.installed: requirements.lock pyproject.toml
 	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || \
 		{ echo "Python >= 3.10 with venv is needed: name one with PYTHON=/path/to/python." >&2; exit 1; }
-	@echo "installing about 5 GB into .venv, once (progress: tail -f .venv/install.log)"
+	@echo "installing about 6 GB into .venv, once (progress: tail -f .venv/install.log)"
 	@"$(PYTHON)" -m venv .venv
 	@.venv/bin/python -m pip install -r requirements.lock > .venv/install.log
 	@.venv/bin/python -m pip install --no-deps -e . >> .venv/install.log

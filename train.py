@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.training.config import errors_in_one_sentence, quote_paths, run_job
+from late_phase.training.command_line import errors_in_one_sentence, quote_paths, run_job
 from late_phase.training.loop import run
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.training.config import EvaluateConfig, as_dataclass, errors_in_one_sentence, quote_paths
+from late_phase.training.command_line import as_dataclass, errors_in_one_sentence, quote_paths
+from late_phase.training.config import EvaluateConfig
 from late_phase.training.evaluate import evaluate_again
 from late_phase.training.progress import report
 from late_phase.training.settings import choose_device, torch_settings

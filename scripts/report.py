@@ -6,7 +6,7 @@ from pathlib import Path
 from late_phase.files import write_text
 from late_phase.reporting.curves import plot_accuracy
 from late_phase.reporting.runs import copy_runs, find_runs, table
-from late_phase.training.config import errors_in_one_sentence
+from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:

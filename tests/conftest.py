@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +9,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from late_phase.training.config import TrainConfig, as_dataclass, check
+from late_phase.training.checks import check
+from late_phase.training.command_line import as_dataclass
+from late_phase.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)  # tests are small: threads cost more than they bring
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., TrainConfig]:
     """Composes and checks a config from overrides, as on the command line."""
 
@@ -28,22 +27,3 @@ def composed() -> Callable[..., TrainConfig]:
             return check(as_dataclass(compose("train", ["runtime.progress=false", *overrides])))
 
     return compose_config
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs ``python SCRIPT ARGUMENTS`` in an empty folder, on one thread, and returns what it printed."""
-
-    def run(script: str, *arguments: str, **options: object) -> subprocess.CompletedProcess:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-        return subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            **options,
-        )
-
-    return run

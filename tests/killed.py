@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 
 from late_phase import LatePhase
 from late_phase.training import run_directory
-from late_phase.training.config import as_dataclass, check
+from late_phase.training.checks import check
+from late_phase.training.command_line import as_dataclass
 from late_phase.training.loop import run
 
 

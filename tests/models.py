@@ -1,10 +1,14 @@
-"""Small models of several kinds for the tests."""
+"""Small models of several kinds for the tests, and their training."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from late_phase import LatePhase, batchnorm, head
+
+SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-3}
 
 
 class Normed(nn.Module):
@@ -55,3 +59,35 @@ def minibatches(n: int, dtype: torch.dtype = torch.float32, size: int = 8, seed:
     return [
         (torch.randn(7, 3, size, size, generator=random, dtype=dtype), torch.randint(5, (7,), generator=random)) for _ in range(n)
     ]
+
+
+def sgd(model: nn.Module, **options: float | bool) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **(SGD | options))
+
+
+def train(model: nn.Module, step: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """The loop of a user; returns the losses."""
+    losses = []
+    for x, y in batches:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        step.step()
+        step.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def spawned(K: int = 3, sigma0: float = 0.3, steps: int = 4, **options: object) -> tuple[nn.Module, LatePhase]:
+    """A model with K members that have been trained for some steps."""
+    torch.manual_seed(0)
+    model = plain()
+    late = LatePhase(model, sgd(model), batchnorm() + head(), K, sigma0, **options)
+    late.spawn()
+    train(model, late, minibatches(steps))
+    return model, late
+
+
+def assert_same(a: nn.Module, b: nn.Module) -> None:
+    """Bit for bit, running statistics included."""
+    for (name, one), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name

@@ -1,41 +1,33 @@
-"""scripts/benchmark.py measures what it says: pairs, noise, memory; and all of it with small sizes."""
+"""The benchmark measures what it says: pairs, noise, memory; and all of it with small sizes."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
+import runpy
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from conftest import ROOT
 
+from late_phase.benchmark.pairs import interval, measure, paired, peak_bytes, top_operations
+from late_phase.benchmark.report import benchmark
+from late_phase.benchmark.workloads import Sizes, late_bytes_over_base
 from late_phase.training.settings import torch_settings
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "benchmark.py"
-    spec = importlib.util.spec_from_file_location("benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_pairs_alternate_and_keep_their_sides(benchmark):
+def test_pairs_alternate_and_keep_their_sides():
     order = []
 
     def block(name: str, times: list[float]):
         times = iter(times)
         return lambda: order.append(name) or next(times)
 
-    pairs = benchmark.paired(block("ours", [1.0, 2.0, 3.0]), block("reference", [4.0, 5.0, 6.0]), 3)
+    pairs = paired(block("ours", [1.0, 2.0, 3.0]), block("reference", [4.0, 5.0, 6.0]), 3)
     assert pairs == [(1.0, 4.0), (2.0, 5.0), (3.0, 6.0)]
     assert order == ["ours", "reference", "reference", "ours", "ours", "reference"]
 
@@ -51,9 +43,9 @@ def test_pairs_alternate_and_keep_their_sides(benchmark):
         (True, False, 0.6, 0.5, "missed"),
     ],
 )
-def test_the_ratio_is_the_median_over_pairs_after_a_block_that_does_not_count(benchmark, gain, noisy, bar, median, verdict):
+def test_the_ratio_is_the_median_over_pairs_after_a_block_that_does_not_count(gain, noisy, bar, median, verdict):
     ours, reference = iter([99.0, 8.0, 2.0, 1.0, 99.0]), iter([1.0, 1.0, 1.0, 1.0, 1.0])
-    record = benchmark.measure("name", bar, lambda: next(ours), lambda: next(reference), 3, gain, noisy)
+    record = measure("name", bar, lambda: next(ours), lambda: next(reference), 3, gain, noisy)
     assert record["seconds"] == [(8.0, 1.0), (2.0, 1.0), (1.0, 1.0)]
     assert record["median"] == median
     assert record["ratio_of_totals"] == pytest.approx(3 / 11 if gain else 11 / 3)
@@ -62,18 +54,18 @@ def test_the_ratio_is_the_median_over_pairs_after_a_block_that_does_not_count(be
 
 
 @pytest.mark.parametrize(("n", "left_out"), [(1, 0), (5, 0), (8, 0), (9, 1), (20, 5), (100, 39)])
-def test_noise_is_the_tabulated_interval_of_the_median(benchmark, n, left_out):
+def test_noise_is_the_tabulated_interval_of_the_median(n, left_out):
     values = [float(value) for value in reversed(range(n))]
-    assert benchmark.interval(values) == (left_out, n - 1 - left_out)
+    assert interval(values) == (left_out, n - 1 - left_out)
 
 
-def test_the_profile_names_the_operation_that_takes_the_time(benchmark):
+def test_the_profile_names_the_operation_that_takes_the_time():
     a = torch.randn(300, 300)
-    top = benchmark.top_operations(lambda: [a @ a for _ in range(20)] and 0.0)
+    top = top_operations(lambda: [a @ a for _ in range(20)] and 0.0)
     assert top[0].split()[-2:] == ["x", "aten::mm"] and " 20 x" in top[0]
 
 
-def test_peak_bytes_of_known_allocations(benchmark):
+def test_peak_bytes_of_known_allocations():
     kept = torch.empty(5_000_000, dtype=torch.uint8)  # before the run, so not part of it
 
     def run() -> torch.Tensor:
@@ -82,16 +74,16 @@ def test_peak_bytes_of_known_allocations(benchmark):
         second = torch.empty(4_000_000, dtype=torch.uint8)
         return torch.cat((second, kept))
 
-    peak, result = benchmark.peak_bytes(run, CPU)
+    peak, result = peak_bytes(run, CPU)
     assert peak == 13_000_000  # 4 and 9 million; the first 10 million are gone by then
     assert len(result) == 9_000_000
     del result  # bytes of an earlier profile, freed between this one and the next
-    assert benchmark.peak_bytes(lambda: torch.zeros(1_000_000, dtype=torch.uint8), CPU)[0] == 1_000_000
+    assert peak_bytes(lambda: torch.zeros(1_000_000, dtype=torch.uint8), CPU)[0] == 1_000_000
 
 
-def test_late_phase_memory_is_the_members_and_the_accumulated_gradient_to_the_byte(benchmark):
-    sizes = benchmark.Sizes(depth=10, width=1, batch=8, K=4)
-    memory = benchmark.late_bytes_over_base(sizes, CPU)
+def test_late_phase_memory_is_the_members_and_the_accumulated_gradient_to_the_byte():
+    sizes = Sizes(depth=10, width=1, batch=8, K=4)
+    memory = late_bytes_over_base(sizes, CPU)
     normalized = 3 * 16 + 2 * 32 + 2 * 64  # channels
     phi, statistics = 4 * (2 * normalized + 64 * 10 + 10), 4 * 2 * normalized + 8 * 7
     assert memory["bytes"]["members"] == 4 * (2 * phi + statistics)
@@ -101,12 +93,21 @@ def test_late_phase_memory_is_the_members_and_the_accumulated_gradient_to_the_by
     assert memory["late_bytes_over_base"] == expected / memory["bytes"]["members"]
 
 
+def test_the_script_refuses_to_measure_nothing(monkeypatch, capsys):
+    script = str(ROOT / "scripts" / "benchmark.py")
+    monkeypatch.setattr(sys, "argv", [script, "--pairs=0"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    assert end.value.code == 2
+    assert "--pairs=0 measures nothing: choose at least 1." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_everything_is_measured_and_printed(benchmark, capsys):
-    sizes = benchmark.Sizes(pairs=2, depth=10, width=1, batch=8, images=240, K=2, block={"wrn": 2, "lenet": 2}, workers=(0, 1))
+def test_everything_is_measured_and_printed(capsys):
+    sizes = Sizes(pairs=2, depth=10, width=1, batch=8, images=240, K=2, block={"wrn": 2, "lenet": 2}, workers=(0, 1))
     with torch_settings(CPU, None, seed=0):
-        record = json.loads(json.dumps(benchmark.benchmark(sizes, CPU)))
+        record = json.loads(json.dumps(benchmark(sizes, CPU)))
     names = ["late_over_base", "k10_over_k1", "augment_over_pil", "epoch_over_plain_wrn", "epoch_over_plain_lenet"]
     assert [m["name"] for m in record["measurements"]] == names
     printed = capsys.readouterr().out

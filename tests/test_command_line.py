@@ -16,7 +16,8 @@ import torchvision
 from conftest import ROOT
 from PIL import Image
 
-from late_phase.training.config import differences, quote_paths, variant
+from late_phase.training.command_line import quote_paths, variant
+from late_phase.training.config import differences
 
 TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
 
@@ -150,9 +151,12 @@ def test_a_run_is_evaluated_again_also_on_another_dataset(main, tmp_path):
     assert main(argument, script="scripts/evaluate.py")[0] == 0
     again = json.loads((run / "evaluation/digits/metrics.json").read_text())
     assert again["metrics"] == json.loads((run / "metrics.json").read_text())["metrics"]
+    assert "add dataset=NAME" in str(main(argument, "dataset.test_subset=10", script="scripts/evaluate.py")[0])
     assert main(argument, "dataset=digits", "dataset.test_subset=10", script="scripts/evaluate.py")[0] == 0
     other = json.loads((run / "evaluation/digits/metrics.json").read_text())
-    assert other["metrics"] != again["metrics"]
+    assert other["metrics"]["single"].keys() == {"test_accuracy", "test_nll", "test_ece"}
+    correct = other["metrics"]["single"]["test_accuracy"] * 10
+    assert correct == pytest.approx(round(correct))
     assert {path: path.read_bytes() for path in before} == before
     images(tmp_path, *(f"mine/{split}/{name}/{i}.png" for split in ("train", "test") for name in "ab" for i in range(2)))
     status, _ = main(argument, "dataset=image_folder", "dataset.root=mine", script="scripts/evaluate.py")

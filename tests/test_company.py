@@ -7,9 +7,11 @@ import copy
 import models
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from late_phase import LatePhase, batchnorm, head
 
@@ -100,3 +102,33 @@ def test_channels_last_stays_and_changes_nothing_but_rounding():
     assert single.blocks[0][1].weight.is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(contiguous.state_dict().values(), single.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradient_as_bucket_view", [False, True])
+def test_distributed_data_parallel_is_looked_through(tmp_path, gradient_as_bucket_view):
+    """One process, bit for bit: its gradients are the plain model's, whether they are copies or views of DDP's own memory."""
+
+    def run(wrap):
+        torch.manual_seed(0)
+        model = models.Nested()
+        wrapped = wrap(model)
+        late = LatePhase(wrapped, models.sgd(wrapped), batchnorm() + head("classifier"), 3, 0.3, 0.5)
+        assert late.model is model
+        batches = models.minibatches(10)
+        losses = models.train(wrapped, late, batches[:2])
+        late.spawn(torch.Generator().manual_seed(0))
+        return model, late, losses + models.train(wrapped, late, batches[2:])
+
+    plain, expected, expected_losses = run(lambda model: model)
+    dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        model, late, losses = run(lambda model: DistributedDataParallel(model, gradient_as_bucket_view=gradient_as_bucket_view))
+        assert losses == expected_losses
+        models.assert_same(model, plain)
+        for name, values in expected.members.items():
+            assert torch.equal(late.members[name], values), name
+        single = late.average()
+        models.assert_same(single, expected.average())
+        models.Nested().load_state_dict(single.state_dict(), strict=True)  # plain keys
+    finally:
+        dist.destroy_process_group()

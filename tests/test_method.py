@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 import subprocess
 import sys
 
@@ -13,44 +12,10 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from models import SGD, assert_same, sgd, spawned, train
 from torch import Tensor, nn
 
 from late_phase import LatePhase, batchnorm, by_name, by_type, head, nothing
-
-SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-3}
-
-
-def sgd(model: nn.Module, **options: float | bool) -> torch.optim.SGD:
-    return torch.optim.SGD(model.parameters(), **(SGD | options))
-
-
-def train(model: nn.Module, step: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
-    """The loop of a user; returns the losses."""
-    losses = []
-    for x, y in batches:
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        step.step()
-        step.zero_grad()
-        losses.append(loss.item())
-    return losses
-
-
-def assert_same(a: nn.Module, b: nn.Module) -> None:
-    """Bit for bit, running statistics included."""
-    for (name, one), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
-
-
-def spawned(K: int = 3, sigma0: float = 0.3, steps: int = 4, **options: object) -> tuple[nn.Module, LatePhase]:
-    """A model with K members that have been trained for some steps."""
-    torch.manual_seed(0)
-    model = models.plain()
-    late = LatePhase(model, sgd(model), batchnorm() + head(), K, sigma0, **options)
-    late.spawn()
-    train(model, late, models.minibatches(steps))
-    return model, late
-
 
 # ------------------------------------------------------------------------------------------------------------ the algorithm
 
@@ -150,86 +115,7 @@ def test_theta_waits_for_the_end_of_the_iteration_and_phi_does_not():
         assert torch.equal(model[0].weight, theta) == (k < 2)
 
 
-# ------------------------------------------------------------------------------------------------------------------ spawning
-
-
-def test_initialization_noise_is_relative_to_each_tensor():
-    """Eq. 2: σ0 ‖φ_0‖ / sqrt(D) is the standard deviation, so rms(φ_k - φ_0) / rms(φ_0) -> σ0."""
-    model = nn.Sequential(nn.Linear(300, 200), nn.BatchNorm1d(200))
-    nn.init.normal_(model[1].weight, 3.0, 1.0)
-    late = LatePhase(model, sgd(model), by_name("*.weight"), K=40, sigma0=0.25)
-    phi_0 = {name: p.detach().clone() for name, p in model.named_parameters()}
-    late.spawn(torch.Generator().manual_seed(0))
-    for name in ("0.weight", "1.weight"):
-        change = late.members[name] - phi_0[name]
-        rms = phi_0[name].square().mean().sqrt()
-        n = change.numel()
-        assert change.square().mean().sqrt() / rms == pytest.approx(0.25, abs=4 * 0.25 / math.sqrt(2 * n))
-        assert change.mean() / rms == pytest.approx(0, abs=4 * 0.25 / math.sqrt(n))
-    assert torch.equal(late.members["1.running_var"], torch.ones(40, 200))
-    assert "0.bias" not in late.members
-
-
-def test_without_noise_members_start_identical_with_the_optimizer_state():
-    torch.manual_seed(0)
-    model = models.plain()
-    late = LatePhase(model, sgd(model), batchnorm(), K=4)
-    train(model, late, models.minibatches(3))
-    momentum = late.state[model[1].weight]["momentum_buffer"].clone()
-    before = copy.deepcopy(model)
-    late.spawn()
-    for k in range(4):
-        with late.member(k):
-            assert_same(model, before)
-            assert torch.equal(late.state[model[1].weight]["momentum_buffer"], momentum)
-
-
-def test_noise_is_that_of_the_generator():
-    members = [spawned(steps=0)[1] for _ in range(2)]
-    for late in members:
-        late.members = None
-        late.spawn(torch.Generator().manual_seed(9))
-    assert torch.equal(members[0].members["1.weight"], members[1].members["1.weight"])
-
-
-# ------------------------------------------------------------------------------------------------------- members, the average
-
-
-def test_entering_a_member_shows_its_weights_and_leaves_no_trace():
-    model, late = spawned()
-    before = copy.deepcopy(model)
-    for k in (2, 0, 1):
-        with late.member(k) as entered:
-            assert entered is model
-            for name, values in late.members.items():
-                assert torch.equal(model.state_dict()[name], values[k])
-    assert_same(model, before)
-
-
-def test_what_happens_to_a_member_stays_with_it():
-    model, late = spawned()
-    others = late.members["1.weight"][[0, 2]].clone()
-    with pytest.raises(ZeroDivisionError), late.member(1), torch.no_grad():
-        model[1].weight.fill_(7.0)
-        raise ZeroDivisionError
-    assert torch.equal(late.members["1.weight"][1], torch.full((4,), 7.0))
-    assert torch.equal(late.members["1.weight"][[0, 2]], others)
-
-
-def test_average_by_hand():
-    model, late = spawned()
-    single = late.average()
-    live = dict(model.state_dict())
-    late.state_dict()
-    for name, value in single.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            assert value == late.members[name].max()
-        elif name in late.members:
-            torch.testing.assert_close(value, sum(late.members[name]) / 3)
-        else:
-            assert torch.equal(value, live[name])
-    assert "1.weight" in late.members
-    assert "6.bias" in late.members
+# ------------------------------------------------------------------------------------------- the single model, the ensemble
 
 
 def test_the_single_model_is_the_plain_architecture():
@@ -243,19 +129,6 @@ def test_the_single_model_is_the_plain_architecture():
     with torch.no_grad():
         next(single.parameters()).zero_()
     assert_same(model, before)
-
-
-def test_folded_statistics_average_the_layers_outputs_exactly():
-    model, late = spawned(steps=7)
-    x = torch.randn(5, 4, 6, 6) * 3
-    outputs = []
-    for k in range(3):
-        with late.member(k):
-            outputs.append(model[1].eval()(x))
-    folded = late.average("folded")[1].eval()
-    torch.testing.assert_close(folded(x), sum(outputs) / 3, rtol=1e-5, atol=1e-5)
-    averaged = late.average("mean")[1].eval()
-    assert not torch.allclose(averaged(x), sum(outputs) / 3, rtol=1e-3, atol=1e-3)
 
 
 def test_recomputed_statistics_belong_to_the_averaged_weights():
@@ -278,24 +151,6 @@ def test_the_ensemble_is_the_mean_of_the_members_distributions():
             probabilities.append(copy.deepcopy(model).eval()(x).softmax(-1))
     torch.testing.assert_close(late.ensemble(x).exp(), sum(probabilities) / 3)
     assert model[1].training and not model[5].training
-
-
-def test_a_tied_parameter_is_averaged_under_both_names():
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-            self.b.weight = self.a.weight
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.b(self.a(x))
-
-    model = Tied()
-    late = LatePhase(model, sgd(model), by_name("b"), K=3, sigma0=1.0)
-    late.spawn()
-    single = late.average()
-    assert torch.equal(single.a.weight, late.members["a.weight"].mean(0))
-    assert single.a.weight is single.b.weight
 
 
 # --------------------------------------------------------------------------------------------------------------------- state
@@ -477,38 +332,6 @@ def test_grad_scaler_unscales_each_minibatch_and_skips_an_infinite_one(fused):
     assert scaler.get_scale() != 4.0
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "replace",
-    [
-        lambda model: model.double().float(),
-        lambda model: model.to(memory_format=torch.channels_last),
-        lambda model: nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(model.parameters()), model.parameters()),
-    ],
-)
-@pytest.mark.parametrize("select", [batchnorm() + head(), by_name("*")])
-def test_members_follow_a_model_whose_tensors_are_replaced(replace, select):
-    results = []
-    for replaced in (False, True):
-        torch.manual_seed(0)
-        model = models.Nested()
-        late = LatePhase(model, sgd(model), select, 3, 0.3)
-        late.spawn(torch.Generator().manual_seed(0))
-        train(model, late, models.minibatches(4))
-        if replaced:
-            replace(model)
-        train(model, late, models.minibatches(5, seed=1))
-        results.append(late.average().state_dict())
-    for a, b in zip(*(result.values() for result in results), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_converting_the_model_after_spawning_is_refused():
-    model, late = spawned(steps=3)
-    model.double()
-    with pytest.raises(RuntimeError, match=r"1\.weight was torch\.float32 on cpu at spawn\(\) and is now torch\.float64"):
-        train(model, late, models.minibatches(1, torch.float64))
 
 
 def test_a_closure_is_evaluated_once():

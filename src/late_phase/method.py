@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.running_statistics import evaluation_mode, fold, normalization_layers, recompute_running_statistics
+from late_phase.members import Members, Phi
+from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
 
 RUNNING_STATISTICS = ("mean", "folded", "recompute")
+"""Where the running statistics of the single model come from, see :meth:`LatePhase.average`."""
 
 
 class LatePhase(torch.optim.Optimizer):
     """Wraps a model and its optimizer; use it in the optimizer's place.
 
     One optimizer serves both U_θ and U_φ. In an inner step only φ has a gradient, so only φ moves; in the last one of an iteration
-    θ has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by every torch optimizer. The
+    θ has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by torch's optimizers. The
     optimizer's state for φ (momentum, Adam's moments) is exchanged together with the members, so that each member has its own.
 
     Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
@@ -85,20 +87,17 @@ class LatePhase(torch.optim.Optimizer):
         self.gamma_theta = gamma_theta
         self.phi_options = dict(phi_options or {})
 
-        parameters = dict(self.model.named_parameters())
-        self._phi_names = select.names(self.model)
-        self._phi = [parameters[name] for name in self._phi_names]
-        phi = set(self._phi)
+        self._phi = Phi(self.model, select.names(self.model))
+        phi = set(self._phi.parameters.values())
         optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in zip(self._phi_names, self._phi, strict=True):
+        for name, parameter in self._phi.parameters.items():
             if parameter not in optimized:
                 raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
         if self.phi_options:
-            _split_groups(optimizer, phi, self.phi_options)
+            self._phi.split_groups(optimizer, self.phi_options)
         self._theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
 
-        self.members: dict[str, Tensor] | None = None
-        self._member = 0  # index of the member in the live model
+        self._members: Members | None = None
         self._entered = 0  # depth of member() blocks
         self._theta_gradients: list[Tensor | None] = [None] * len(self._theta)
 
@@ -128,7 +127,7 @@ class LatePhase(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return (
             f"LatePhase(K={self.K}, sigma0={self.sigma0}, gamma_theta={self.gamma_theta}, "
-            f"{len(self._phi_names)} late-phase tensors, {'spawned' if self.spawned else 'not spawned'}, {self.optimizer})"
+            f"{len(self._phi.parameters)} late-phase tensors, {'spawned' if self.spawned else 'not spawned'}, {self.optimizer})"
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -143,7 +142,15 @@ class LatePhase(torch.optim.Optimizer):
     @property
     def spawned(self) -> bool:
         """Whether T0 has passed: ``spawn()`` was called or a spawned state loaded."""
-        return self.members is not None
+        return self._members is not None
+
+    @property
+    def members(self) -> dict[str, Tensor] | None:
+        """Φ and the members' running statistics: full name -> ``[K, ...]``; None before ``spawn()``."""
+        if self._members is None:
+            return None
+        self._members.store()
+        return self._members.values
 
     @torch.no_grad()
     def spawn(self, generator: torch.Generator | None = None) -> None:
@@ -153,29 +160,20 @@ class LatePhase(torch.optim.Optimizer):
         optimizer's state are copied to every member and from then on belong to it.
 
         Args:
-            generator: source of ε, on any device; the global one of the CPU by default.
+            generator: source of ε, on any device; the global one of the CPU by default. Processes that train one model together
+                need generators of the same seed.
 
         Raises:
             RuntimeError: the members exist already.
         """
         if self.spawned:
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
-        live = self._live()
-        members = {name: torch.stack([value.detach()] * self.K) for name, value in live.items()}
-        if self.sigma0 > 0:
-            device = generator.device if generator else None
-            for name, parameter in zip(self._phi_names, self._phi, strict=True):
-                noise = torch.randn(members[name].shape, generator=generator, device=device, dtype=parameter.dtype)
-                scale = self.sigma0 * parameter.norm() / parameter.numel() ** 0.5
-                members[name] += scale * noise.to(parameter.device)
-        states = [{p: copy.deepcopy(self.state[p]) for p in self._phi} for _ in range(self.K)]
         if self.phi_options:
-            phi = set(self._phi)
+            phi = set(self._phi.parameters.values())
             for group in self.param_groups:
-                if group["params"][0] in phi:  # such a group holds nothing else, see _split_groups
+                if group["params"][0] in phi:  # such a group holds nothing else, see Phi.split_groups
                     group.update(self.phi_options)
-        self._install(members, states)
-        self._load(0)
+        self._members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -204,12 +202,11 @@ class LatePhase(torch.optim.Optimizer):
             return loss
 
         self._accumulate()
-        if self._member == self.K - 1:
+        if self._members.entered == self.K - 1:
             self._release()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._store()
-        self._load((self._member + 1) % self.K)
+        self._members.enter((self._members.entered + 1) % self.K)
         return loss
 
     @contextmanager
@@ -226,38 +223,30 @@ class LatePhase(torch.optim.Optimizer):
             raise RuntimeError(f"member({k}) does not exist before spawn(): use the model itself.")
         if not 0 <= k < self.K:
             raise IndexError(f"member({k}) does not exist: there are K={self.K} members, counted from 0.")
-        previous = self._member
-        self._store()
-        self._load(k)
+        previous = self._members.entered
+        self._members.enter(k)
         self._entered += 1
         try:
             yield self.model
         finally:
             self._entered -= 1
-            self._store()
-            self._load(previous)
+            self._members.enter(previous)
 
     @torch.no_grad()
     def averaged_state_dict(self, running_statistics: str = "mean") -> dict[str, Tensor]:
-        """The plain model's ``state_dict`` at θ and the mean over k of φ_k (Eq. 1); see :meth:`average`."""
-        if running_statistics not in RUNNING_STATISTICS:
-            raise ValueError(
-                f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
-            )
-        state = self.model.state_dict(keep_vars=True)
-        averaged: dict[int, Tensor] = {}
+        """The plain model's ``state_dict`` at θ and the mean over k of φ_k (Eq. 1).
+
+        Args:
+            running_statistics: ``mean`` or ``folded``, see :meth:`average`.
+        """
+        if running_statistics not in ("mean", "folded"):
+            raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
+        averages: dict[int, Tensor] = {}
         if self.spawned:
-            self._store()
-            live = self._live()
-            means = {name: _mean(values) for name, values in self.members.items()}
-            if running_statistics == "folded":
-                for prefix, layer in self._normalization_layers().items():
-                    names = {key: f"{prefix}.{key}" for key in ("weight", "bias", "running_mean", "running_var")}
-                    values = {key: self.members.get(name, state[name].detach()[None]) for key, name in names.items()}
-                    means.update((names[key], value) for key, value in fold(layer, values).items())
-            # By identity, so that a tied parameter is averaged under each of its names.
-            averaged = {id(live[name] if name in live else state[name]): mean for name, mean in means.items()}
-        return {name: averaged.get(id(value), value.detach()).clone() for name, value in state.items()}
+            self._members.store()
+            averages = self._members.averages(folded=running_statistics == "folded")
+        state = self.model.state_dict(keep_vars=True).items()
+        return {name: averages.get(id(value), value.detach()).clone() for name, value in state}
 
     def average(self, running_statistics: str = "mean", batches: Iterable | None = None) -> nn.Module:
         """The single model: a plain copy of the model at θ and the mean over k of φ_k (Eq. 1). The live model is left as it is.
@@ -272,6 +261,10 @@ class LatePhase(torch.optim.Optimizer):
             ValueError: another choice, or ``recompute`` without batches.
             RuntimeError: the model can't be copied.
         """
+        if running_statistics not in RUNNING_STATISTICS:
+            raise ValueError(
+                f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
+            )
         if (running_statistics == "recompute") != (batches is not None):
             raise ValueError(
                 f"running_statistics={running_statistics!r} with batches={'given' if batches is not None else None}: "
@@ -281,7 +274,7 @@ class LatePhase(torch.optim.Optimizer):
             single = copy.deepcopy(self.model)
         except Exception as error:  # whatever the modules' own copying raises
             raise RuntimeError(f"the model can't be copied ({error}): load averaged_state_dict() into a new one.") from error
-        single.load_state_dict(self.averaged_state_dict(running_statistics))
+        single.load_state_dict(self.averaged_state_dict("folded" if running_statistics == "folded" else "mean"))
         if batches is not None:
             recompute_running_statistics(single, batches)
         return single
@@ -308,15 +301,13 @@ class LatePhase(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """All that resuming needs beside the model's own ``state_dict``: the optimizer's state, the members, their optimizer states
         and the base gradients of an unfinished iteration. Plain dicts and tensors, references as in torch's optimizers."""
-        if self.spawned:
-            self._store()
         return {
             "K": self.K,
-            "phi": list(self._phi_names),
-            "optimizer": self.optimizer.state_dict(),
-            "member": self._member,
+            "phi": list(self._phi.parameters),
             "members": self.members,
-            "member_states": [list(state.values()) for state in self._states] if self.spawned else None,
+            "member": self._members.entered if self.spawned else None,
+            "member_states": [list(state.values()) for state in self._members.states] if self.spawned else None,
+            "optimizer": self.optimizer.state_dict(),
             "theta_gradients": list(self._theta_gradients),
         }
 
@@ -335,94 +326,33 @@ class LatePhase(torch.optim.Optimizer):
                 f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
                 "with or without phi_options, as they were."
             )
-        if state_dict["phi"] != self._phi_names:
-            other = sorted(set(state_dict["phi"]) ^ set(self._phi_names))
+        if state_dict["phi"] != list(self._phi.parameters):
+            other = sorted(set(state_dict["phi"]) ^ set(self._phi.parameters))
             raise ValueError(
                 f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
             )
         state_dict = copy.deepcopy(state_dict)
         optimizer_state = state_dict["optimizer"]
-        self.members = None
+        self._members = None
         if state_dict["members"] is not None:
-            live = self._live()
-            members = {name: state_dict["members"][name].to(value) for name, value in live.items()}
-            groups = zip(optimizer_state["param_groups"], self.param_groups, strict=True)
-            index = {p: i for saved, group in groups for i, p in zip(saved["params"], group["params"], strict=True)}
+            values = {name: state_dict["members"][name].to(value) for name, value in self._phi.live().items()}
+            pairs = zip(optimizer_state["param_groups"], self.param_groups, strict=True)
+            index = {p: i for saved, group in pairs for i, p in zip(saved["params"], group["params"], strict=True)}
             states = []
             for member_state in state_dict["member_states"]:
                 # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
-                phi_state = {index[p]: state for p, state in zip(self._phi, member_state, strict=True)}
+                phi = self._phi.parameters.values()
+                phi_state = {index[p]: state for p, state in zip(phi, member_state, strict=True)}
                 self.optimizer.load_state_dict({**optimizer_state, "state": phi_state})
-                states.append({p: self.state[p] for p in self._phi})
-            self._install(members, states)
+                states.append({p: self.state[p] for p in phi})
+            self._members = Members(self._phi, self.optimizer, values, states)
         self.optimizer.load_state_dict(optimizer_state)
+        if self.spawned:
+            self._members.load(state_dict["member"])
         self._theta_gradients = [
             None if gradient is None else gradient.to(parameter)
             for gradient, parameter in zip(state_dict["theta_gradients"], self._theta, strict=True)
         ]
-        self._member = state_dict["member"]
-        if self.spawned:
-            self._load(self._member)
-
-    # Members in and out of the live model: a handful of fused operations, whatever the number of layers.
-
-    def _normalization_layers(self) -> dict[str, nn.Module]:
-        """Normalization layers with running statistics of which at least one parameter is a late-phase weight."""
-        phi = set(self._phi)
-        layers = normalization_layers(self.model).items()
-        return {name: layer for name, layer in layers if any(p in phi for p in layer.parameters(recurse=False))}
-
-    def _live(self) -> dict[str, Tensor]:
-        """The live model's late-phase weights and running statistics, by full name."""
-        live: dict[str, Tensor] = dict(zip(self._phi_names, self._phi, strict=True))
-        for prefix, layer in self._normalization_layers().items():
-            live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
-        return live
-
-    def _install(self, members: dict[str, Tensor], states: list[dict[Tensor, Any]]) -> None:
-        self.members = members
-        self._states = states
-        self._bind()
-
-    def _bind(self) -> None:
-        """Takes the live model's tensors and the members' rows into lists of one data type each: what the fused copies need."""
-        live = self._live()
-        for name, value in live.items():
-            if value.dtype != self.members[name].dtype or value.device != self.members[name].device:
-                raise RuntimeError(
-                    f"{name} was {self.members[name].dtype} on {self.members[name].device} at spawn() and is now {value.dtype} on "
-                    f"{value.device}: convert and move the model before spawn()."
-                )
-        types = sorted({value.dtype for value in live.values()}, key=str)
-        names = [[name for name, value in live.items() if value.dtype == dtype] for dtype in types]
-        self._live_values = [[live[name].detach() for name in group] for group in names]
-        self._rows = [[[self.members[name][k] for name in group] for group in names] for k in range(self.K)]
-        owners = {name: self.model.get_submodule(name.rpartition(".")[0]) for name in live}
-        self._places = [
-            (owner._parameters if name.rpartition(".")[2] in owner._parameters else owner._buffers, name.rpartition(".")[2])
-            for name, owner in owners.items()
-        ]
-        self._pointers = self._present_pointers()
-
-    def _present_pointers(self) -> list[int]:
-        """Where the live model's late-phase weights and running statistics lie in memory."""
-        return [tensors[key].data_ptr() for tensors, key in self._places]
-
-    def _store(self) -> None:
-        """Live model -> members. The live model is the truth for the member that it holds, also if its tensors were replaced, as
-        ``Module.to`` and ``vector_to_parameters`` do."""
-        if self._present_pointers() != self._pointers:
-            self._bind()
-        for row, live in zip(self._rows[self._member], self._live_values, strict=True):
-            torch._foreach_copy_(row, live)
-        self._states[self._member] = {p: self.state[p] for p in self._phi}
-
-    def _load(self, k: int) -> None:
-        """Members -> live model."""
-        self._member = k
-        for row, live in zip(self._rows[k], self._live_values, strict=True):
-            torch._foreach_copy_(live, row)
-        self.state.update(self._states[k])
 
     def _accumulate(self) -> None:
         """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
@@ -431,7 +361,8 @@ class LatePhase(torch.optim.Optimizer):
             if parameter.grad is None:
                 continue
             if self._theta_gradients[i] is None:
-                self._theta_gradients[i] = parameter.grad
+                # A view, such as one of DistributedDataParallel's buckets, would be overwritten by the next backward pass.
+                self._theta_gradients[i] = parameter.grad.clone() if parameter.grad._is_view() else parameter.grad
             else:
                 sums.append(self._theta_gradients[i])
                 gradients.append(parameter.grad)
@@ -462,25 +393,3 @@ def _unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod
         else:
             return model
-
-
-def _split_groups(optimizer: torch.optim.Optimizer, phi: set[nn.Parameter], phi_options: dict[str, Any]) -> None:
-    """Moves φ into parameter groups of its own, with unchanged options until ``spawn()``."""
-    for key in phi_options:
-        if key not in optimizer.defaults or key == "params":
-            raise ValueError(
-                f"phi_options has {key!r}, which is no option of {type(optimizer).__name__}: choose from its arguments."
-            )
-    if any("initial_lr" in group for group in optimizer.param_groups):
-        raise ValueError("phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it.")
-    for group in list(optimizer.param_groups):
-        late = [parameter for parameter in group["params"] if parameter in phi]
-        if late:
-            group["params"] = [parameter for parameter in group["params"] if parameter not in phi]
-            optimizer.param_groups.append({**group, "params": late})
-    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Mean over members; of a count, such as ``num_batches_tracked``, the largest."""
-    return values.mean(0) if values.is_floating_point() else values.amax(0)

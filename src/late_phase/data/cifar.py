@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from late_phase.data.images import Dataset, Images
-from late_phase.errors import UserError
+from late_phase.errors import UserError, first_line
 from late_phase.files import make_folder
 
 SOURCES: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -55,10 +55,9 @@ def _fetch(name: str, source: type[CIFAR10], folder: Path) -> None:
         try:
             source(scratch, download=True)
         except (OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             damaged = f", where {archive.name} is damaged," if archive.exists() else ""
             raise UserError(
-                f"dataset={name} is not in {folder.resolve()}{damaged} and could not be downloaded ({reason}): "
+                f"dataset={name} is not in {folder.resolve()}{damaged} and could not be downloaded ({first_line(error)}): "
                 f"put {source.filename} (md5 {source.tgz_md5}) there, from {source.url} or a copy of it."
             ) from error
         extracted = folder / source.base_folder

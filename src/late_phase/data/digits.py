@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from late_phase.data.images import Dataset, Images
 
@@ -15,6 +13,10 @@ def load() -> Dataset:
 
     The originals have 8 x 8 pixels of 17 grey levels; they are enlarged to 32 x 32, which the architectures take, bilinearly.
     """
+    # Importing scikit-learn takes longer than all else here, and runs on other data need not wait for it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     pixels = torch.from_numpy(digits.images / 16).float()[:, None]
     pixels = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)

@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from late_phase.data.images import Dataset, Images
-from late_phase.errors import UserError
+from late_phase.errors import UserError, first_line
 from late_phase.files import make_folder, write_tensors
 
 
@@ -123,7 +123,7 @@ def _read(path: Path, image_size: int | None) -> Tensor:
                 image = image.convert("RGBA")  # else Pillow warns that it is lost
             image = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises on bad files
-        raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}): replace or remove it.") from error
+        raise UserError(f"{path} is not a readable image ({first_line(error)}): replace or remove it.") from error
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -16,6 +16,11 @@ def accuracy(log_probs: Tensor, labels: Tensor) -> float:
     return (log_probs.argmax(-1) == labels).double().mean().item()
 
 
+def label_log_probs(log_probs: Tensor, labels: Tensor) -> Tensor:
+    """The labels' log-probabilities: ``[..., examples, classes]`` and ``[examples]`` -> ``[..., examples]``."""
+    return log_probs.gather(-1, labels.expand(log_probs.shape[:-1])[..., None])[..., 0]
+
+
 def nll(label_log_probs: Tensor) -> float:
     """Mean negative log-likelihood in nats per example, from the labels' log-probabilities ``[examples]``."""
     return -label_log_probs.double().mean().item()

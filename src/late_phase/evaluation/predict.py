@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
-from late_phase.evaluation.metrics import accuracy, ece, nll
+from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
 from late_phase.files import write_tensors
 from late_phase.method import ensemble_log_probs
 from late_phase.running_statistics import evaluation_mode
@@ -73,7 +73,7 @@ def write_predictions(folder: Path, splits: dict[str, Images], predictors: dict[
         for name, predict in predictors.items():
             predicted = predict(images)
             if split == "train":
-                predicted = predicted.gather(2, labels.expand(len(predicted), -1)[..., None])[..., 0]
+                predicted = label_log_probs(predicted, labels)
             tensors[name] = predicted
         write_tensors(folder / f"{split}.safetensors", tensors)
 
@@ -91,6 +91,6 @@ def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
                 row["train_loss"] = nll(predicted)
             else:
                 row[f"{split}_accuracy"] = accuracy(predicted, labels)
-                row[f"{split}_nll"] = nll(predicted.gather(1, labels[:, None])[:, 0])
+                row[f"{split}_nll"] = nll(label_log_probs(predicted, labels))
                 row[f"{split}_ece"] = ece(predicted, labels)
     return metrics

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from late_phase.errors import UserError
+from late_phase.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             config = OmegaConf.load(path.parent / "config.yaml")
             T0 = None if config.late_phase.name == "none" else config.late_phase.T0
             record = json.loads(path.read_text(encoding="utf-8"))
-            runs.append(Run(path.parent, record, history, T0 if record["metrics"] else None))
-        except (OSError, ValueError, KeyError, OmegaConfBaseException) as error:
-            raise UserError(f"{path.parent} is no whole run ({str(error).splitlines()[0]}): remove or repair it.") from error
+            if "single" not in record["metrics"]:
+                raise ValueError("metrics.json has no metrics")
+            runs.append(Run(path.parent, record, history, T0))
+        except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
+            raise UserError(f"{path.parent} is no whole run ({first_line(error)}): remove or repair it.") from error
     if not runs:
         raise UserError(f"there is no finished run below {', '.join(map(str, folders))}: train one first.")
     return sorted(runs, key=lambda run: (run.name, run.record["seed"]))

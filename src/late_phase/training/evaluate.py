@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
-from late_phase.errors import UserError
-from late_phase.evaluation.predict import Predictor, ensemble_predictor, read_metrics, single_predictor, write_predictions
+from late_phase.errors import UserError, first_line
+from late_phase.evaluation.predict import ensemble_predictor, read_metrics, single_predictor, write_predictions
 from late_phase.files import write_json, write_tensors
-from late_phase.training.config import DatasetConfig, TrainConfig, config_hash, from_yaml
+from late_phase.training.config import OWN_DATASET, DatasetConfig, TrainConfig, config_hash, from_yaml
 from late_phase.training.run_directory import RunDirectory
+from late_phase.training.settings import autocast
 from late_phase.training.setup import Setup, build_dataset, build_model
 
 
@@ -29,8 +30,7 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
         write_tensors(files.members, setup.late.members)
     splits = {"train": setup.dataset.train, **setup.dataset.held_out()}
     with setup.autocast():
-        write_predictions(files.predictions, splits, predictors(single, setup.late.members, setup.normalization))
-    metrics = read_metrics(files.predictions)
+        metrics = measure(files.predictions, splits, single, setup.late.members, setup.normalization)
     for predictor, values in metrics.items():
         for name, value in values.items():
             if not math.isfinite(value):
@@ -40,8 +40,8 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
     return record
 
 
-def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device: torch.device) -> dict[str, Any]:
-    """Evaluates a finished run, with its own normalization, on its own dataset or another one with as many classes.
+def evaluate_again(directory: Path, dataset_config: DatasetConfig, device: torch.device) -> dict[str, Any]:
+    """Evaluates a finished run, with its own normalization, on its own dataset or the test images of another with as many classes.
 
     Predictions and ``metrics.json`` go to ``evaluation/<dataset>/`` in the run's directory; the run's own files stay as they are.
 
@@ -53,16 +53,17 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device
     if finished is None:
         raise UserError(f"run={directory} holds no finished run: train it first, or give the directory with its metrics.json.")
     config = from_yaml(files.config)
-    dataset = build_dataset(dataset_config or config.dataset)
+    own = dataset_config.name == OWN_DATASET
+    if own and dataset_config != DatasetConfig(name=OWN_DATASET):
+        raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
+    dataset = build_dataset(config.dataset if own else dataset_config)
     try:
         state = load_file(files.model)
         with safe_open(files.model, "pt") as file:
             normalization = Normalization.from_json(file.metadata()["late_phase"])
         members = load_file(files.members, str(device)) if "ensemble" in finished["metrics"] else None
     except (OSError, SafetensorError, TypeError, KeyError) as error:
-        raise UserError(
-            f"run={directory} is damaged ({str(error).splitlines()[0]}): train it again in an empty directory."
-        ) from error
+        raise UserError(f"run={directory} is damaged ({first_line(error)}): train it again in an empty directory.") from error
     single = build_model(config, dataset)
     try:
         single.load_state_dict(state)
@@ -72,22 +73,25 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig | None, device
             f"the model in {directory}: choose one like {config.dataset.name}."
         ) from error
     dataset, single = dataset.to(device), single.to(device)
+    splits = dataset.held_out() | ({"train": dataset.train} if own else {})
     folder = directory / "evaluation" / dataset.name
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.compute.precision == "bf16"):
-        splits: dict[str, Images] = {"train": dataset.train, **dataset.held_out()}
-        write_predictions(folder, splits, predictors(single, members, normalization))
-    own = {"dataset": dataset.name, "metrics": read_metrics(folder)}
-    record = record_of(config, directory, device, finished["seconds"], git_commit()) | own
+    with autocast(device, config.compute.precision):
+        metrics = measure(folder, splits, single, members, normalization)
+    record = record_of(config, directory, device, finished["seconds"], git_commit())
+    record |= {"dataset": dataset.name, "metrics": metrics}
     write_json(folder / "metrics.json", record)
     return record
 
 
-def predictors(single: nn.Module, members: dict[str, Tensor] | None, normalization: Normalization) -> dict[str, Predictor]:
-    """The single model, and the members where there are some."""
-    named = {"single": single_predictor(single, normalization)}
+def measure(
+    folder: Path, splits: dict[str, Images], single: nn.Module, members: dict[str, Tensor] | None, normalization: Normalization
+) -> dict[str, dict[str, float]]:
+    """Metrics of the single model, and of the members where there are some, from their predictions, which stay in ``folder``."""
+    predictors = {"single": single_predictor(single, normalization)}
     if members:
-        named["ensemble"] = ensemble_predictor(single, members, normalization)
-    return named
+        predictors["ensemble"] = ensemble_predictor(single, members, normalization)
+    write_predictions(folder, splits, predictors)
+    return read_metrics(folder)
 
 
 def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from late_phase.errors import UserError
-from late_phase.evaluation.metrics import accuracy, nll
+from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import log_probs
 from late_phase.seeding import generator
 from late_phase.training import loggers, schedules
@@ -141,7 +141,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         if single is not None:
             with setup.autocast():
                 predicted, labels = log_probs(single, images, setup.normalization), images.labels.cpu()
-            row[f"{split}_nll_nats"] = nll(predicted.gather(1, labels[:, None])[:, 0])
+            row[f"{split}_nll_nats"] = nll(label_log_probs(predicted, labels))
             row[f"{split}_accuracy"] = accuracy(predicted, labels)
     row["seconds"] = round(state.seconds, 3)
     return row

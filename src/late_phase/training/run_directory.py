@@ -11,14 +11,14 @@ import json
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import filelock
 import torch
 
-from late_phase.errors import UserError
+from late_phase.errors import UserError, first_line
 from late_phase.files import atomic, write_text
 from late_phase.training.config import TrainConfig, differences, from_yaml, identity, to_yaml
 
@@ -36,6 +36,7 @@ class RunDirectory:
         self.members = path / "members.safetensors"
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions"
+        self._damaged: set[Path] = set()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,11 +94,12 @@ class RunDirectory:
         write_text(self.history, text.getvalue())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Writes a checkpoint; the one before is kept beside it."""
+        """Writes a checkpoint; the last good one before is kept beside it."""
         with atomic(self.checkpoint) as partial:
             torch.save(state, partial)
-            with suppress(FileNotFoundError):
+            if self.checkpoint.exists() and self.checkpoint not in self._damaged:
                 self.checkpoint.replace(self.previous_checkpoint)
+        self._damaged.discard(self.checkpoint)
 
     def last_checkpoint(self) -> Path | None:
         """Where the latest checkpoint is."""
@@ -118,6 +120,7 @@ class RunDirectory:
                     return torch.load(path, map_location="cpu", weights_only=True)
                 reason = f"bad checksum of {damaged}"
             except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
+            self._damaged.add(path)
             warnings.warn(f"{path} is damaged and passed over ({reason}).", stacklevel=2)
         return None

@@ -9,7 +9,7 @@ from types import FrameType
 
 import torch
 
-from late_phase.errors import UserError
+from late_phase.errors import UserError, first_line
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,15 +25,18 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch's words for an unknown device, one it wasn't built for, and none
-        raise UserError(
-            f"runtime.device={name} is not to be had here ({str(error).splitlines()[0]}): choose auto or cpu."
-        ) from error
+        raise UserError(f"runtime.device={name} is not to be had here ({first_line(error)}): choose auto or cpu.") from error
     return device
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """For forward passes: ``bf16`` where torch finds it safe, or, for ``fp32``, nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
-    """Number of CPU threads, reproducible CUDA kernels, and the global generators' seed."""
+    """Number of CPU threads, cuDNN's deterministic kernels, and the global generators' seed."""
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     devices = [device] if device.type not in ("cpu", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):

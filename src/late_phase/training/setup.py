@@ -15,6 +15,7 @@ from late_phase.method import LatePhase
 from late_phase.selection import Selection, batchnorm, head, nothing
 from late_phase.training import optimizers
 from late_phase.training.config import ArchitectureConfig, DatasetConfig, LatePhaseConfig, TrainConfig, options
+from late_phase.training.settings import autocast
 
 SELECTIONS: dict[str, Selection] = {"none": nothing(), "batchnorm": batchnorm()}
 """``late_phase.name`` -> φ, to which ``late_phase.head`` adds the last layer."""
@@ -32,7 +33,7 @@ class Setup:
     late: LatePhase
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute.precision == "bf16")
+        return autocast(self.device, self.config.compute.precision)
 
     def single_model(self) -> nn.Module:
         """The averaged model. Where running statistics are recomputed, it is on an epoch that training doesn't reach."""

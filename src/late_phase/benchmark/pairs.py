@@ -1,0 +1,101 @@
+"""Honest timing: pairs of blocks with the noise of their ratio, where the time went, and the peak of memory."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EPOCH = 50_000
+
+Block = Callable[[], float]
+"""Runs some minibatches and returns their time in seconds per ``EPOCH`` images."""
+
+
+def paired(ours: Block, reference: Block, count: int) -> list[tuple[float, float]]:
+    """Every other pair starts with the reference, so that neither side is always the later one."""
+    pairs = []
+    for i in range(count):
+        first, second = (reference, ours) if i % 2 else (ours, reference)
+        times = first(), second()
+        pairs.append(times[::-1] if i % 2 else times)
+    return pairs
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Contains the true median with probability 95 %, whatever the distribution; smallest and largest of fewer than six values.
+
+    The i-th smallest of n values is above the median with the probability of fewer than i heads in n throws of a coin.
+    """
+    ranked, n, i = sorted(values), len(values), 1
+    while 2 * sum(math.comb(n, heads) for heads in range(i + 1)) <= 0.05 * 2**n:
+        i += 1
+    return ranked[i - 1], ranked[n - i]
+
+
+def measure(
+    name: str, bar: float, ours: Block, reference: Block, count: int, gain: bool = False, noisy: bool = False
+) -> dict[str, Any]:
+    """The ratio of times over pairs, after one block of each that doesn't count; and where the time goes, if the bar is missed.
+
+    Args:
+        bar: the ratio ours / reference may be so large; with ``gain``, the ratio reference / ours must be.
+        noisy: whether reaching the bar with an end of the noise's interval will do.
+    """
+    ours(), reference()
+    pairs = paired(ours, reference, count)
+    ratios = [b / a if gain else a / b for a, b in pairs]
+    median, noise, (a, b) = statistics.median(ratios), interval(ratios), map(sum, zip(*pairs, strict=True))
+    good = [value >= bar if gain else value <= bar for value in (median, *noise)]
+    verdict = "met" if good[0] else "within noise" if noisy and any(good) else "missed"
+    profiles = {"ours": top_operations(ours), "reference": top_operations(reference)} if verdict == "missed" else {}
+    shown = f"{'>=' if gain else '<='} {bar:.2f}{' in noise' if noisy else ''}"
+    record = {"name": name, "bar": shown, "median": median, "noise": noise, "ratio_of_totals": b / a if gain else a / b}
+    return record | {"verdict": verdict, "ratios": ratios, "seconds": pairs, "profiles": profiles}
+
+
+def top_operations(block: Block, count: int = 5) -> list[str]:
+    """The operations that take most time themselves, by the device's time if it has any, else the CPU's."""
+    with torch.profiler.profile() as profile:
+        block()
+    events = profile.key_averages()
+    key = "self_device_time_total" if any(event.self_device_time_total for event in events) else "self_cpu_time_total"
+    total = sum(getattr(event, key) for event in events)
+    top = sorted(events, key=lambda event: -getattr(event, key))[:count]
+    return [f"{getattr(event, key) / total:6.1%}  {event.count:6d} x  {event.key}" for event in top]
+
+
+def timed(run: Callable[[], object], device: torch.device, images: int) -> float:
+    """Seconds per ``EPOCH`` images of a ``run`` over ``images``, until the device has done all that it was given."""
+    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    run()
+    synchronize()
+    return (time.perf_counter() - start) * EPOCH / images
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
+    """The most bytes in tensors at a time while ``run`` ran, beyond those before it; and what it returned."""
+    gc.collect()  # garbage from before isn't to be freed within
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = run()
+        return torch.cuda.max_memory_allocated(device) - before, result
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = run()
+    with tempfile.TemporaryDirectory() as directory:
+        profile.export_chrome_trace(f"{directory}/trace.json")
+        events = json.loads(Path(directory, "trace.json").read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda e: e.get("ts", 0)) if event["name"] == "[memory]"]
+    return max(itertools.accumulate(changes, initial=0)), result  # the trace's own total isn't 0 at its start

@@ -1,0 +1,285 @@
+"""What is measured: late-phase training against its base, our data and training against a user's own, all on random images."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from late_phase import LatePhase, architectures, batchnorm, head
+from late_phase.benchmark.pairs import EPOCH, Block, measure, peak_bytes, timed
+from late_phase.data.batches import Augmentation, TrainingBatches
+from late_phase.data.images import Images, Normalization
+from late_phase.training import optimizers
+from late_phase.training.tally import Tally
+
+CONFIGS = Path(__file__).parents[3] / "configs"  # the checkout's
+CPU = torch.device("cpu")
+SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+PREFETCH = 2  # minibatches that each worker of a DataLoader prepares ahead; torch's default
+SETTLE = 0.3  # seconds in which such workers fill their queue and fall idle
+
+Minibatches = Iterable[tuple[Tensor, Tensor]]
+
+
+def worker_choices() -> tuple[int, ...]:
+    """0, the powers of two, and the number of cores that this process may use: on two cores 0, 1 and 2."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return tuple(sorted({0, cores, *(2**i for i in range(cores.bit_length()) if 2**i < cores)}))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is computed. The bars are about the defaults; tests take less. ``block`` is for epoch_over_plain."""
+
+    pairs: int = 6
+    depth: int = 16
+    width: int = 2
+    batch: int = 128
+    images: int = EPOCH
+    K: int = 10
+    block: dict[str, int] = field(default_factory=lambda: {"wrn": 5, "lenet": 50})
+    workers: tuple[int, ...] = field(default_factory=worker_choices)
+
+
+# ------------------------------------------------------------------------------------------------------- late-phase against base
+
+
+def build(name: str, sizes: Sizes, device: torch.device) -> nn.Module:
+    options = {"depth": sizes.depth, "width": sizes.width} if name == "wrn" else {}
+    return architectures.build(name, 3, 10, **options).to(device)
+
+
+def memory_format(name: str) -> torch.memory_format:
+    """That of the architecture's config."""
+    channels_last = OmegaConf.load(CONFIGS / "architecture" / f"{name}.yaml").channels_last
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def build_as_here(name: str, sizes: Sizes, device: torch.device, K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model and its optimizer as in training; in LatePhase, not yet spawned, if there is a ``K``."""
+    model = build(name, sizes, device).to(memory_format=memory_format(name))
+    optimizer = optimizers.build("sgd", model.parameters(), **SGD)
+    return model, optimizer if K is None else LatePhase(model, optimizer, batchnorm() + head(), K)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, minibatches: Minibatches, record: Callable = lambda *_: None) -> None:
+    """The same loop for everyone. LatePhase wouldn't need ``zero_grad``, and is charged for it."""
+    for inputs, labels in minibatches:
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        record(loss, logits, labels)
+
+
+def random_minibatches(sizes: Sizes, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    inputs = torch.randn(sizes.K, sizes.batch, 3, 32, 32).to(device)
+    return [(x.to(memory_format=memory_format("wrn")), torch.randint(10, (sizes.batch,)).to(device)) for x in inputs]
+
+
+def warm(sizes: Sizes, device: torch.device, K: int | None, minibatches: list) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A new model and its optimizer after a minibatch, so that there is momentum; with ``K`` then spawned."""
+    model, optimizer = build_as_here("wrn", sizes, device, K)
+    train(model, optimizer, minibatches[:1])
+    if K is not None:
+        optimizer.spawn()
+    return model, optimizer
+
+
+def late_blocks(sizes: Sizes, device: torch.device, lifetime: int, *Ks: int | None) -> list[Block]:
+    """For each K, or None for the optimizer alone, blocks of the same ``sizes.K`` minibatches, which are on the device already.
+
+    A model serves for ``lifetime`` blocks: two equal models may differ in speed by a percent, by where they came to lie in memory,
+    and with one for all blocks that would be taken for an effect of K.
+    """
+    minibatches = random_minibatches(sizes, device)
+
+    def blocks(K: int | None) -> Iterator[float]:
+        while True:
+            run = partial(train, *warm(sizes, device, K, minibatches), minibatches)
+            for _ in range(lifetime):
+                yield timed(run, device, sizes.K * sizes.batch)
+
+    return [blocks(K).__next__ for K in Ks]
+
+
+def late_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """A block is an iteration, so it has the step of θ in it once."""
+    ours, reference = late_blocks(sizes, device, 1, sizes.K, None)
+    return measure("late_over_base", 1.0, ours, reference, sizes.pairs, noisy=True)
+
+
+def k50_over_k1(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Whole iterations of 5 K minibatches, in blocks of K: over a block of half a minute a machine changes too much by itself.
+
+    θ's step is in one block of five, so it hardly shows in the median over pairs; ``ratio_of_totals`` has all of it.
+    """
+    ours, reference = late_blocks(sizes, device, 5, 5 * sizes.K, 1)
+    return measure(f"k{5 * sizes.K}_over_k1", 1.0, ours, reference, 5 * max(1, sizes.pairs // 3), noisy=True)
+
+
+def step_microseconds(sizes: Sizes, device: torch.device, steps: int = 400) -> dict[str, float]:
+    """Mean time of ``step()`` alone, gradients given: what late phase adds to a minibatch or saves, without the rest's noise."""
+
+    def stepper(K: int | None) -> Callable[[], float]:
+        model, optimizer = warm(sizes, device, K, random_minibatches(sizes, device))
+
+        def step() -> float:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1e-6)
+            return timed(optimizer.step, device, EPOCH) * 1e6
+
+        return step
+
+    names = {"base": None, "K=1": 1, f"K={sizes.K}": sizes.K, f"K={5 * sizes.K}": 5 * sizes.K}
+    steppers = {name: stepper(K) for name, K in names.items()}
+    times = [{name: step() for name, step in steppers.items()} for _ in range(steps)]
+    return {name: statistics.mean(row[name] for row in times) for name in names}
+
+
+def late_bytes_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Peak memory of an iteration of late-phase training beyond that of the optimizer alone, in units of what the members take.
+
+    Without θ's gradient it is a little below 1: of the members' optimizer states one is the base's own.
+    """
+    device = device if device.type == "cuda" else CPU
+    minibatches = random_minibatches(sizes, device)
+
+    def run(K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, optimizer = warm(sizes, device, K, minibatches)
+        train(model, optimizer, minibatches)
+        return model, optimizer
+
+    base, _ = peak_bytes(lambda: run(None), device)
+    late, (model, optimizer) = peak_bytes(lambda: run(sizes.K), device)
+    phi = [parameter for name, parameter in model.named_parameters() if name in optimizer.members]
+    state = sum(value.nbytes for p in phi for value in optimizer.state[p].values() if isinstance(value, Tensor))
+    members = sizes.K * state + sum(values.nbytes for values in optimizer.members.values())  # with running statistics
+    gradient = sum(p.nbytes for p in model.parameters()) - sum(p.nbytes for p in phi)
+    return {
+        "late_bytes_over_base": (late - base) / members,
+        "late_bytes_over_base_less_theta_gradient": (late - base - gradient) / members,
+        "bytes": {"late": late, "base": base, "members": members, "theta_gradient": gradient},
+    }
+
+
+# ------------------------------------------------------------------------------------------- data, and training as a user writes it
+
+
+class PILImages(Dataset):
+    """One image at a time, through PIL, as from torchvision's CIFAR."""
+
+    def __init__(self, images: Images) -> None:
+        self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        augmentation = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        to_tensor = [transforms.ToTensor(), transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std)]
+        self.transform = transforms.Compose(augmentation + to_tensor)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Random images, as minibatches of ours on ``device`` and as blocks of a DataLoader's."""
+
+    sizes: Sizes
+    device: torch.device
+    images: Images
+
+    @classmethod
+    def random(cls, sizes: Sizes, device: torch.device) -> Data:
+        pixels = torch.randint(256, (sizes.images, 3, 32, 32), dtype=torch.uint8)
+        return cls(sizes, device, Images(pixels, torch.randint(10, (sizes.images,))))
+
+    def ours(self, channels_last: bool) -> TrainingBatches:
+        augmentation = Augmentation(crop_padding=4, flip=True)
+        return TrainingBatches(self.images.to(self.device), NORMALIZATION, augmentation, self.sizes.batch, 0, channels_last)
+
+    def pil(self, workers: int, count: int, use: Callable[[Iterator], object]) -> Block:
+        """``use`` of ``count`` minibatches. One DataLoader goes on over all blocks: the start of its workers isn't charged."""
+        options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": self.device.type == "cuda"}
+        loader = DataLoader(PILImages(self.images), self.sizes.batch, shuffle=True, drop_last=True, **options)
+        minibatches = itertools.chain.from_iterable(itertools.repeat(loader))
+
+        def block() -> float:
+            use(itertools.islice(minibatches, 1 + PREFETCH * workers))  # not counted: the queue, filled while nobody waited for it
+            return timed(lambda: use(itertools.islice(minibatches, count)), self.device, count * self.sizes.batch)
+
+        return block
+
+    def measure(self, name: str, bar: float, ours: Block, pil: Callable[[int], Block], gain: bool = False) -> dict[str, Any]:
+        """Against the number of workers that was best in one block; the workers of a DataLoader end with it."""
+
+        def settled() -> float:
+            time.sleep(SETTLE)
+            return ours()
+
+        workers = min(self.sizes.workers, key=lambda workers: pil(workers)())
+        return measure(name, bar, settled, pil(workers), self.sizes.pairs, gain) | {"reference_workers": workers}
+
+
+def augment_over_pil(sizes: Sizes) -> dict[str, Any]:
+    """On the CPU, whatever the device. A block of ours is an epoch, one of PIL a tenth of it."""
+    data, use = Data.random(sizes, CPU), deque(maxlen=0).extend
+    batches, count = data.ours(channels_last=False), -(-sizes.images // sizes.batch // 10)
+
+    def ours() -> float:
+        return timed(lambda: use(batches.epoch(0)), CPU, sizes.images)
+
+    return data.measure("augment_over_pil", 20.0, ours, lambda workers: data.pil(workers, count, use), gain=True)
+
+
+def epoch_over_plain(name: str, bar: float, sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Training as in late_phase.training.loop against a loop as a careful user would write it, data included; scaled to an epoch.
+
+    Each block of ours starts an epoch of its own, so that the set-up of an epoch is charged more often than it happens.
+    """
+    data, count = Data.random(sizes, device), sizes.block[name]
+    batches = data.ours(memory_format(name) == torch.channels_last)
+    model, late = build_as_here(name, sizes, device, sizes.K)
+
+    def train_as_here() -> None:
+        tally = Tally()
+        train(model, late, itertools.islice(batches.epoch(0), count), tally.add)
+        tally.synchronize()
+
+    def ours() -> float:
+        torch.backends.cudnn.deterministic = True  # as in training
+        return timed(train_as_here, device, count * sizes.batch)
+
+    def plain(workers: int) -> Block:
+        model = build(name, sizes, device)
+        optimizer = torch.optim.SGD(model.parameters(), **SGD)
+
+        def train_plainly(minibatches: Iterator) -> None:
+            torch.backends.cudnn.deterministic = False  # torch's default
+            total = torch.zeros((), device=device)
+            minibatches = ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in minibatches)
+            train(model, optimizer, minibatches, lambda loss, *_: total.add_(loss.detach()))
+            total.item()
+
+        return data.pil(workers, count, train_plainly)
+
+    return data.measure(f"epoch_over_plain_{name}", bar, ours, plain)

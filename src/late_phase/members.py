@@ -1,0 +1,162 @@
+"""The K members of a late-phase ensemble: their weights and optimizer states, kept outside of the model, and exchanged with it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from late_phase.running_statistics import fold, normalization_layers
+
+
+class Phi:
+    """φ in a live model: some of its parameters, and the running statistics of the normalization layers that have one of them.
+
+    Args:
+        model: the plain model.
+        names: full names of the parameters.
+    """
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        parameters = dict(model.named_parameters())
+        self.model = model
+        self.parameters = {name: parameters[name] for name in names}
+
+    def normalization_layers(self) -> dict[str, nn.Module]:
+        phi = set(self.parameters.values())
+        layers = normalization_layers(self.model).items()
+        return {name: layer for name, layer in layers if any(p in phi for p in layer.parameters(recurse=False))}
+
+    def live(self) -> dict[str, Tensor]:
+        """The model's own tensors, by full name: parameters and running statistics."""
+        live: dict[str, Tensor] = dict(self.parameters)
+        for prefix, layer in self.normalization_layers().items():
+            live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
+        return live
+
+    def split_groups(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> None:
+        """Moves φ into parameter groups of its own, which ``options`` are for; they have those of the others as yet.
+
+        Raises:
+            ValueError: an unknown option, or a scheduler that knows the present groups.
+        """
+        phi = set(self.parameters.values())
+        for key in options:
+            if key not in optimizer.defaults or key == "params":
+                raise ValueError(
+                    f"phi_options has {key!r}, which is no option of {type(optimizer).__name__}: choose from its arguments."
+                )
+        if any("initial_lr" in group for group in optimizer.param_groups):
+            raise ValueError(
+                "phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it."
+            )
+        for group in list(optimizer.param_groups):
+            late = [parameter for parameter in group["params"] if parameter in phi]
+            if late:
+                group["params"] = [parameter for parameter in group["params"] if parameter not in phi]
+                optimizer.param_groups.append({**group, "params": late})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+class Members:
+    """Φ stacked as ``[K, ...]``, K optimizer states, and the index of the member that is in the live model.
+
+    The live model is the truth for the member that it holds; ``store()`` brings ``values`` up to date. Copying in and out takes a
+    handful of fused operations, whatever the number of layers.
+
+    Args:
+        values: full name -> ``[K, ...]`` for each of ``phi.live()``.
+        states: for each member the optimizer's state of each parameter.
+        entered: index of the member that the optimizer and the live model hold.
+    """
+
+    def __init__(
+        self,
+        phi: Phi,
+        optimizer: torch.optim.Optimizer,
+        values: dict[str, Tensor],
+        states: list[dict[nn.Parameter, Any]],
+        entered: int = 0,
+    ) -> None:
+        self.phi = phi
+        self.optimizer = optimizer
+        self.values = values
+        self.states = states
+        self.entered = entered
+        self._bind()
+
+    @classmethod
+    def spawn(cls, phi: Phi, optimizer: torch.optim.Optimizer, K: int, sigma0: float, generator: torch.Generator | None) -> Members:
+        """K members around the live model's φ_0 (Eq. 2), each with a copy of the optimizer's state; see ``LatePhase.spawn``."""
+        values = {name: torch.stack([value.detach()] * K) for name, value in phi.live().items()}
+        if sigma0 > 0:
+            device = generator.device if generator else None
+            for name, phi_0 in phi.parameters.items():
+                noise = torch.randn(values[name].shape, generator=generator, device=device, dtype=phi_0.dtype)
+                values[name] += sigma0 * phi_0.norm() / phi_0.numel() ** 0.5 * noise.to(phi_0.device)
+        states = [{p: copy.deepcopy(optimizer.state[p]) for p in phi.parameters.values()} for _ in range(K)]
+        members = cls(phi, optimizer, values, states)
+        members.load(0)
+        return members
+
+    def store(self) -> None:
+        """Live model -> members, also if the model's tensors were replaced, as ``Module.to`` and ``vector_to_parameters`` do."""
+        if self._present_pointers() != self._pointers:
+            self._bind()
+        for row, live in zip(self._rows[self.entered], self._live, strict=True):
+            torch._foreach_copy_(row, live)
+        self.states[self.entered] = {p: self.optimizer.state[p] for p in self.phi.parameters.values()}
+
+    def load(self, k: int) -> None:
+        """Member k -> live model."""
+        self.entered = k
+        for row, live in zip(self._rows[k], self._live, strict=True):
+            torch._foreach_copy_(live, row)
+        self.optimizer.state.update(self.states[k])
+
+    def enter(self, k: int) -> None:
+        """Exchanges the member in the live model for member k."""
+        self.store()
+        self.load(k)
+
+    def averages(self, folded: bool) -> dict[int, Tensor]:
+        """``id`` of a live tensor -> mean of its members; ``folded`` averages the outputs of normalization layers instead.
+
+        By identity, so that a tied parameter is averaged under each of its names.
+        """
+        stacked = {id(value): self.values[name] for name, value in self.phi.live().items()}
+        averages = {key: _mean(values) for key, values in stacked.items()}
+        for layer in self.phi.normalization_layers().values() if folded else ():
+            tensors = {key: getattr(layer, key) for key in ("weight", "bias", "running_mean", "running_var")}
+            values = {key: stacked.get(id(tensor), tensor.detach()[None]) for key, tensor in tensors.items()}
+            averages.update((id(tensors[key]), value) for key, value in fold(layer, values).items())
+        return averages
+
+    def _bind(self) -> None:
+        """Takes the live tensors and the members' rows into lists of one data type each: what the fused copies need."""
+        live = self.phi.live()
+        for name, value in live.items():
+            own = self.values[name]
+            if value.dtype != own.dtype or value.device != own.device:
+                raise RuntimeError(
+                    f"{name} was {own.dtype} on {own.device} at spawn() and is now {value.dtype} on {value.device}: "
+                    "convert and move the model before spawn()."
+                )
+        types = sorted({value.dtype for value in live.values()}, key=str)
+        names = [[name for name, value in live.items() if value.dtype == dtype] for dtype in types]
+        self._live = [[live[name].detach() for name in group] for group in names]
+        self._rows = [[[self.values[name][k] for name in group] for group in names] for k in range(len(self.states))]
+        places = [(self.phi.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in live]
+        self._places = [(m._parameters if key in m._parameters else m._buffers, key) for m, key in places]
+        self._pointers = self._present_pointers()
+
+    def _present_pointers(self) -> list[int]:
+        """Where the live tensors lie in memory."""
+        return [tensors[key].data_ptr() for tensors, key in self._places]
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean over members; of a count, such as ``num_batches_tracked``, the largest."""
+    return values.mean(0) if values.is_floating_point() else values.amax(0)

@@ -1,0 +1,78 @@
+"""What a config can't say, refused before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from late_phase.errors import UserError
+from late_phase.method import RUNNING_STATISTICS
+from late_phase.training.config import SCHEMAS, AdamConfig, BreakpointsConfig, SGDConfig, TrainConfig
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """Refuses what can't work, before any work; what depends on the data is checked when the data is there.
+
+    Raises:
+        UserError: naming the key, the value and the cure.
+    """
+
+    def at_least(key: str, lowest: float) -> None:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value is not None and not lowest <= value < float("inf"):
+            raise UserError(f"{key}={value} is out of range: choose a number of at least {lowest}.")
+
+    def one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+        if value not in choices:
+            raise UserError(f"{key}={value} is unknown: choose one of {', '.join(choices)}.")
+
+    for key in ("epochs", "batch_size", "late_phase.K", "dataset.subset", "dataset.test_subset", "runtime.threads"):
+        at_least(key, 1)
+    for key in ("dataset.crop_padding", "dataset.cutout", "dataset.validation", "late_phase.sigma0", "late_phase.T0"):
+        at_least(key, 0)
+    for key in ("optimizer.weight_decay", "late_phase.weight_decay", "runtime.evaluate_every", "runtime.checkpoint_every"):
+        at_least(key, 0)
+    for group, types in SCHEMAS.items():
+        one_of(f"{group}.name", getattr(config, group).name, tuple(types))
+        if not isinstance(getattr(config, group), types[getattr(config, group).name]):
+            raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
+    one_of("late_phase.running_statistics", config.late_phase.running_statistics, RUNNING_STATISTICS)
+    one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
+    for key, value in (("optimizer.lr", config.optimizer.lr), ("late_phase.gamma_theta", config.late_phase.gamma_theta)):
+        if not 0 < value < float("inf"):
+            raise UserError(f"{key}={value} would not learn: choose a number above 0.")
+    fractions = {"optimizer.momentum": [config.optimizer.momentum]} if isinstance(config.optimizer, SGDConfig) else {}
+    if isinstance(config.optimizer, AdamConfig):
+        fractions = {"optimizer.betas": config.optimizer.betas}
+        at_least("optimizer.eps", 0)
+        if len(config.optimizer.betas) != 2:
+            raise UserError(f"optimizer.betas={config.optimizer.betas} are not two: choose [0.9, 0.999].")
+    for key, values in fractions.items():
+        if not all(0 <= value < 1 for value in values):
+            raise UserError(f"{key}={values if len(values) > 1 else values[0]} is out of range: choose from 0 to below 1.")
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed} is out of range: choose from 0 to below 2^63.")
+    if (config.runtime.threads or 1) > 1024:
+        raise UserError(f"runtime.threads={config.runtime.threads} is more than a machine has cores: choose at most 1024.")
+    if (config.late_phase.T0 or 0) > config.epochs:
+        raise UserError(
+            f"late_phase.T0={config.late_phase.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
+        )
+    if config.late_phase.name != "none" and config.late_phase.T0 is None:
+        raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
+    if config.late_phase.name == "none" and config.late_phase.K != 1:
+        raise UserError(f"late_phase.K={config.late_phase.K} needs late-phase weights: choose K=1 with late_phase=none.")
+    if isinstance(config.optimizer, SGDConfig) and config.optimizer.nesterov and config.optimizer.momentum <= 0:
+        raise UserError(f"optimizer.nesterov needs momentum, and optimizer.momentum={config.optimizer.momentum}: choose 0.9.")
+    if isinstance(config.schedule, BreakpointsConfig):
+        epochs, factors = config.schedule.epochs, config.schedule.factors
+        rising = sorted(set(epochs)) == list(epochs)
+        if len(epochs) != len(factors) or not epochs or not rising or not all(0 <= f < float("inf") for f in factors):
+            raise UserError(
+                f"schedule.epochs={epochs} and schedule.factors={factors} don't make a schedule: "
+                "give as many factors as epochs, the epochs rising, no factor below 0."
+            )
+    if (config.dataset.mean is None) != (config.dataset.std is None):
+        raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
+    return config
