@@ -11,10 +11,10 @@ INSTALLED := .venv/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench methods clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install the locked environment into .venv (the targets below do it when needed)
 
@@ -30,6 +30,9 @@ lint: $(INSTALLED) ## Check style and formatting
 
 bench: $(INSTALLED) ## Run the benchmark
 	$(PY) scripts/benchmark.py
+
+methods: $(INSTALLED) ## Train every method on the embedded digits and make the table of them
+	$(PY) scripts/methods.py
 
 clean: ## Delete .venv, caches and build products; data and outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info

@@ -5,13 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from late_phase.architectures import build
+from late_phase.layers.shakedrop import ShakeDrop
+
+SMALL: dict[str, dict[str, float]] = {"lenet": {}, "wrn": {"depth": 10, "width": 1}, "pyramidnet": {"depth": 8, "alpha": 6}}
 
 
-def count(name: str, channels: int, classes: int, **options: int) -> int:
+def count(name: str, channels: int, classes: int, **options: float) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in build(name, channels, classes, **options).parameters())
+
+
+def randomize_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean, module.running_var):
+                nn.init.uniform_(values, 0.5, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +31,19 @@ def count(name: str, channels: int, classes: int, **options: int) -> int:
 )
 def test_wide_resnets_have_the_published_number_of_parameters(depth, width, classes, expected):
     assert count("wrn", 3, classes, depth=depth, width=width) == expected
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(10, 28_485_477), (100, 28_511_307)])
+def test_pyramidnet_110_with_alpha_270_is_as_large_as_pytorchcv_says(classes, expected):
+    assert count("pyramidnet", 3, classes) == expected
+    assert count("pyramidnet", 3, classes, shakedrop=0.0) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnet50", 25_557_032), ("resnet152", 60_192_808), ("densenet161", 28_681_000)])
+def test_imagenet_models_have_the_published_number_of_parameters(name, expected):
+    assert count(name, 3, 1000) == expected == get_model_weights(name).IMAGENET1K_V1.meta["num_params"]
+    features = {"densenet161": 2208}.get(name, 2048)
+    assert count(name, 3, 10) == expected - 990 * (features + 1)
 
 
 def test_lenet_has_as_many_parameters_as_its_layers_add_up_to():
@@ -33,11 +57,8 @@ def test_lenet_has_as_many_parameters_as_its_layers_add_up_to():
 def test_lenet_by_hand():
     """The layers one after the other: BatchNorm after each activation, the maximum of 2 x 2 pixels, no activation at the end."""
     torch.manual_seed(0)
-    model = build("lenet", 3, 7)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for values in (module.weight, module.bias, module.running_mean, module.running_var):
-                nn.init.uniform_(values, 0.5, 1.5)
+    model = build("lenet", 3, 7, dropout=0.3)
+    randomize_norms(model)
     w = model.eval().double().state_dict()
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
 
@@ -63,16 +84,14 @@ def test_lenet_by_hand():
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("depth", "width"), [(10, 2), (16, 1), (22, 2)])
-def test_wide_resnet_is_the_one_in_pytorch_ood(depth, width, training):
+@pytest.mark.parametrize(("depth", "width", "dropout"), [(10, 2, 0.0), (16, 1, 0.2), (22, 1, 0.0), (10, 1, 0.5)])
+def test_wide_resnet_is_the_one_in_pytorch_ood(depth, width, dropout, training):
     """Features and running statistics bit for bit, the rest to rounding: it adds up the features' mean in another order."""
-    reference_class = pytest.importorskip("pytorch_ood.model").WideResNet
+    reference = pytest.importorskip("pytorch_ood.model", reason="pytorch-ood has the reference").WideResNet
     torch.manual_seed(0)
-    ours, theirs = build("wrn", 3, 10, depth=depth, width=width), reference_class(10, depth, width, drop_rate=0.0)
-    for module in ours.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values in (module.weight, module.bias, module.running_mean, module.running_var):
-                nn.init.uniform_(values, 0.5, 1.5)
+    ours = build("wrn", 3, 10, depth=depth, width=width, dropout=dropout)
+    theirs = reference(10, depth, width, drop_rate=dropout)
+    randomize_norms(ours)
 
     def renamed(name: str) -> str:
         parts = name.split(".")
@@ -87,7 +106,10 @@ def test_wide_resnet_is_the_one_in_pytorch_ood(depth, width, training):
     features = []
     ours.bn.register_forward_hook(lambda module, inputs, output: features.append(output.clamp(min=0)))
     theirs.bn1.register_forward_hook(lambda module, inputs, output: features.append(output.clamp(min=0)))
-    out = [model.train(training)(images) for model in (ours, theirs)]
+    out = []
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # dropout draws the same numbers at the same places
+        out.append(model.train(training)(images))
     assert torch.equal(*features)
     torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
     for one in out:
@@ -98,6 +120,157 @@ def test_wide_resnet_is_the_one_in_pytorch_ood(depth, width, training):
         torch.testing.assert_close(parameter.grad, expected[renamed(name)].grad, rtol=1e-9, atol=1e-9)
     for name, value in ours.state_dict().items():
         assert torch.equal(value, theirs.state_dict()[renamed(name)]), name
+
+
+@pytest.mark.parametrize(("depth", "alpha"), [(8, 20), (20, 48), (26, 84), (110, 270)])
+@pytest.mark.parametrize("classes", [10, 100])
+def test_pyramidnets_have_the_parameters_of_those_in_pytorchcv(depth, alpha, classes):
+    reference = pytest.importorskip("pytorchcv.models.pyramidnet_cifar", reason="pytorchcv has the reference").get_pyramidnet_cifar
+    with torch.device("meta"):
+        theirs = reference(num_classes=classes, blocks=depth, alpha=alpha, bottleneck=False)
+    assert count("pyramidnet", 3, classes, depth=depth, alpha=alpha) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("depth", "alpha"), [(8, 20), (14, 0), (20, 9)])
+def test_pyramidnet_is_the_one_in_pytorchcv(depth, alpha, training):
+    """Without ShakeDrop. Features and running statistics bit for bit, the rest to rounding."""
+    reference = pytest.importorskip("pytorchcv.models.pyramidnet_cifar", reason="pytorchcv has the reference").get_pyramidnet_cifar
+    torch.manual_seed(0)
+    ours = build("pyramidnet", 3, 10, depth=depth, alpha=alpha, shakedrop=0.0)
+    theirs = reference(num_classes=10, blocks=depth, alpha=alpha, bottleneck=False)
+    randomize_norms(ours)
+    inner = {"bn1": "body.conv1.bn", "conv1": "body.conv1.conv", "bn2": "body.conv2.bn", "conv2": "body.conv2.conv", "bn3": "bn"}
+    outer = {"conv": "features.init_block.conv", "bn1": "features.init_block.bn", "bn2": "features.post_activ.bn", "head": "output"}
+
+    def renamed(name: str) -> str:
+        parts = name.split(".")
+        if parts[0] != "groups":
+            return ".".join([outer[parts[0]], *parts[1:]])
+        return ".".join([f"features.stage{int(parts[1]) + 1}.unit{int(parts[2]) + 1}", inner[parts[3]], *parts[4:]])
+
+    ours, theirs = ours.double().train(training), theirs.double().train(training)
+    theirs.load_state_dict({renamed(name): value for name, value in ours.state_dict().items()})
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    features = []
+    ours.bn2.register_forward_hook(lambda module, inputs, output: features.append(output.clamp(min=0)))
+    theirs.features.post_activ.bn.register_forward_hook(lambda module, inputs, output: features.append(output.clamp(min=0)))
+    out = [model(images) for model in (ours, theirs)]
+    assert torch.equal(*features)
+    torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
+    for one in out:
+        one.square().sum().backward()
+    parameters, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert len(parameters) == len(expected)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, expected[renamed(name)].grad, rtol=1e-9, atol=1e-9)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[renamed(name)]), name
+
+
+def test_pyramidnet_by_hand():
+    """A block at stride 2: the shortcut takes the mean of 2 x 2 pixels, and zeros for the channels that are new."""
+    torch.manual_seed(0)
+    model = build("pyramidnet", 3, 5, depth=8, alpha=9, shakedrop=0.5).double().eval()
+    randomize_norms(model)
+    block = model.groups[1][0]
+    assert (block.conv1.in_channels, block.conv1.out_channels, block.conv1.stride) == (19, 22, (2, 2))
+    x = torch.randn(2, 19, 6, 4, dtype=torch.float64)
+    branch = block.bn3(block.conv2(block.bn2(block.conv1(block.bn1(x))).clamp(min=0)))
+    shortcut = torch.zeros_like(branch)
+    shortcut[:, :19] = x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    torch.testing.assert_close(block(x), (1 - 2 / 3 * 0.5) * branch + shortcut, rtol=1e-12, atol=1e-12)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    features = model.bn2(model.groups(model.bn1(model.conv(images)))).clamp(min=0)
+    torch.testing.assert_close(model(images), model.head(features.mean((2, 3))), rtol=1e-12, atol=1e-12)
+
+
+def test_the_widths_of_a_pyramidnet_are_rounded_each_by_itself():
+    """16 + 20 / 3 = 22.7, 16 + 40 / 3 = 29.3, 36."""
+    model = build("pyramidnet", 3, 5, depth=8, alpha=20)
+    assert [group[0].conv2.out_channels for group in model.groups] == [23, 29, 36]
+
+
+def test_survival_decays_linearly_to_the_last_block():
+    with torch.device("meta"):
+        layers = [module for module in build("pyramidnet", 3, 100).modules() if isinstance(module, ShakeDrop)]
+        without = build("pyramidnet", 3, 100, depth=14, shakedrop=0.0)
+    assert [layer.survival for layer in layers] == pytest.approx([1 - l / 54 * 0.5 for l in range(1, 55)])  # noqa: E741
+    assert not any(isinstance(module, ShakeDrop) for module in without.modules())
+
+
+def test_pyramidnet_starts_as_its_authors_say():
+    """He et al.'s initialization of convolutions by what comes out, no bias there, and BatchNorm as the identity."""
+    torch.manual_seed(0)
+    model = build("pyramidnet", 3, 10, depth=14, alpha=60)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            n, fan_out = module.weight.numel(), module.out_channels * 9
+            assert module.bias is None
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=5 / (2 * n) ** 0.5)
+            assert abs(module.weight.mean().item()) < 5 * (2 / fan_out / n) ** 0.5
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all()
+    assert (model.head.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", ["lenet", "wrn"])
+def test_dropout_changes_training_alone(name):
+    """With none, and in eval mode, nothing: keys, fresh weights, outputs and random numbers drawn stay what they were."""
+    images, small = torch.randn(8, 3, 32, 32), SMALL[name]
+    models = []
+    for options in ({}, {"dropout": 0.0}, {"dropout": 0.5}):
+        torch.manual_seed(0)
+        models.append(build(name, 3, 5, **small, **options))
+    states = [model.state_dict() for model in models]
+    assert list(states[0]) == list(states[1]) == list(states[2]) and not any("dropout" in key for key in states[0])
+    out = [model.eval()(images) for model in models]
+    assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
+
+    def trained(model: nn.Module, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return model.train()(images)
+
+    assert torch.equal(trained(models[0], 0), trained(models[1], 1))
+    assert torch.equal(trained(models[2], 0), trained(models[2], 0))
+    assert not torch.equal(trained(models[2], 0), trained(models[2], 1))
+
+
+def test_dropout_comes_after_the_first_convolution_of_each_block_of_a_wide_resnet():
+    """Of its activations the second convolution sees twice the one half."""
+    torch.manual_seed(0)
+    model = build("wrn", 3, 5, depth=16, width=1, dropout=0.5)
+    before, after = [], []
+    for block in (block for group in model.groups for block in group):
+        block.bn2.register_forward_hook(lambda module, inputs, output: before.append(output.clamp(min=0)))
+        block.conv2.register_forward_hook(lambda module, inputs, output: after.append(inputs[0]))
+    model(torch.randn(8, 3, 8, 8))
+    assert len(before) == len(after) == 6
+    for activations, seen in zip(before, after, strict=True):
+        kept = seen != 0
+        assert torch.equal(seen[kept], 2 * activations[kept])
+        active = activations != 0
+        assert abs(kept[active].double().mean() - 0.5) < 4 * 0.5 / active.sum() ** 0.5
+
+
+def test_dropout_comes_before_the_second_linear_layer_of_lenet():
+    """Which sees twice the activations of one half of the units."""
+    torch.manual_seed(0)
+    model, seen = build("lenet", 3, 5, dropout=0.5), []
+    model.bn3.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.fc2.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(torch.randn(8, 3, 32, 32))
+    before, after = seen
+    kept = after != 0
+    assert torch.equal(after[kept], 2 * before[kept])
+    assert abs(kept.double().mean() - 0.5) < 4 * 0.5 / kept.numel() ** 0.5
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
+@pytest.mark.parametrize("name", ["lenet", "wrn"])
+def test_dropout_that_is_no_probability(name, dropout):
+    with pytest.raises(ValueError, match=rf"^architecture\.dropout={dropout} is no probability: choose .*\.$"):
+        build(name, 3, 5, **SMALL[name], dropout=dropout)
 
 
 def test_wide_resnet_starts_as_its_authors_say():
@@ -117,22 +290,22 @@ def test_wide_resnet_starts_as_its_authors_say():
     assert (model.head.bias == 0).all()
 
 
-@pytest.mark.parametrize(("name", "options"), [("lenet", {}), ("wrn", {"depth": 10, "width": 1})])
+@pytest.mark.parametrize("name", ["lenet", "wrn", "pyramidnet"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shapes_and_seeds(name, options, channels):
+def test_shapes_and_seeds(name, channels):
     models = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        models.append(build(name, channels, 7, **options))
+        models.append(build(name, channels, 7, **SMALL[name]))
     images = torch.randn(2, channels, 32, 32)
     out = [model.eval()(images) for model in models]
     assert out[0].shape == (2, 7)
     assert torch.equal(out[0], out[1]) and not torch.equal(out[0], out[2])
 
 
-@pytest.mark.parametrize("name", ["lenet", "wrn"])
+@pytest.mark.parametrize("name", ["lenet", "wrn", "pyramidnet"])
 def test_the_input_is_left_alone_and_memory_format_does_not_matter(name):
-    model = build(name, 3, 5, **({"depth": 10, "width": 1} if name == "wrn" else {})).double().eval()
+    model = build(name, 3, 5, **SMALL[name]).double().eval()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = images.clone()
     out = model(images)
@@ -141,9 +314,43 @@ def test_the_input_is_left_alone_and_memory_format_does_not_matter(name):
     torch.testing.assert_close(model(images.contiguous(memory_format=torch.channels_last)), out, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["wrn", "pyramidnet"])
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (33, 20), (64, 64)])
-def test_wide_resnets_take_images_of_any_size(size):
-    assert build("wrn", 3, 5, depth=10, width=1).eval()(torch.randn(2, 3, *size)).shape == (2, 5)
+def test_residual_networks_take_images_of_any_size(name, size):
+    assert build(name, 3, 5, **SMALL[name]).eval()(torch.randn(2, 3, *size)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["lenet", "wrn", "pyramidnet"])
+def test_training_in_mixed_precision_and_channels_last(name):
+    torch.manual_seed(0)
+    model = build(name, 3, 5, **SMALL[name]).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(images)
+    assert out.dtype == torch.bfloat16 and out.shape == (4, 5)
+    out.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["wrn", "pyramidnet"])
+def test_they_compile_into_one_graph(name):
+    torch.manual_seed(0)
+    options = {"wrn": {"dropout": 0.2}, "pyramidnet": {"shakedrop": 0.5}}[name]
+    model, images = build(name, 3, 5, **SMALL[name], **options), torch.randn(4, 3, 8, 8)
+    torch.compile(model, fullgraph=True, backend="eager")(images).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet152", "densenet161"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_imagenet_models_take_images_in_colour_only(name, channels):
+    with pytest.raises(ValueError, match=rf"^architecture\.name={name} takes images of 3 channels, not {channels}: choose .*\.$"):
+        build(name, channels, 10)
+
+
+def test_resnet50_takes_colour_images():
+    torch.manual_seed(0)
+    assert build("resnet50", 3, 7).eval()(torch.randn(2, 3, 32, 32)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 64), (64, 64)])
@@ -162,3 +369,20 @@ def test_depths_that_do_not_exist(depth):
 def test_widths_that_do_not_exist(width):
     with pytest.raises(ValueError, match=rf"architecture\.width={width} is no widening factor: .*\.$"):
         build("wrn", 3, 10, depth=10, width=width)
+
+
+@pytest.mark.parametrize("depth", [-4, 0, 2, 9, 10, 109, 112])
+def test_depths_of_pyramidnets_that_do_not_exist(depth):
+    with pytest.raises(ValueError, match=rf"^architecture\.depth={depth} is not 6 n \+ 2: choose 8, .*\.$"):
+        build("pyramidnet", 3, 10, depth=depth)
+
+
+def test_pyramidnets_do_not_narrow():
+    with pytest.raises(ValueError, match=r"^architecture\.alpha=-1 is no number of channels to add: .*\.$"):
+        build("pyramidnet", 3, 10, depth=8, alpha=-1)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_rates_of_shakedrop_that_do_not_exist(rate):
+    with pytest.raises(ValueError, match=rf"^architecture\.shakedrop={rate} is no rate: .*\.$"):
+        build("pyramidnet", 3, 10, depth=8, shakedrop=rate)

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision
 from conftest import ROOT
 from PIL import Image
+from safetensors.torch import load_file
 
 from late_phase.training.command_line import quote_paths, variant
 from late_phase.training.config import differences
@@ -81,7 +83,10 @@ MISTAKES = {
     "a wrong type": (["epochs=abc"], r"epochs: Value 'abc' of type 'str' could not be converted to Integer"),
     "a wrong type inside": (["late_phase.K=2.5"], r"late_phase\.K: Value '2\.5'"),
     "an unknown dataset": (["dataset=mnist"], r"dataset=mnist is unknown: choose one of cifar10, cifar100, digits, image_folder\."),
-    "an unknown experiment": (["+experiment=cifar10"], r"experiment=cifar10 is unknown: choose one of cifar100_wrn_base, "),
+    "an unknown experiment": (
+        ["+experiment=cifar10_wrn"],
+        r"experiment=cifar10_wrn is unknown: did you mean cifar10_wrn_\w+, .* or another of configs/experiment/\?",
+    ),
     "an unknown choice": (["late_phase.running_statistics=median"], "running_statistics=median is unknown: choose one of mean,"),
     "a name without its group": (["architecture.name=wrn"], "architecture.name can't be set by itself"),
     "an unknown device": (["runtime.device=cuda:99"], r"runtime\.device=cuda:99 is not to be had here"),
@@ -114,6 +119,24 @@ MISTAKES = {
     "half of Adam": (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer\.betas=\[0\.9\] are not two"),
     "gradient ascent": (["schedule.factors=[1,-1]"], "no factor below 0"),
     "a device without memory": (["runtime.device=meta"], r"runtime\.device=meta is not to be had here"),
+    "averaging that never begins": (["averaging=swa"], r"averaging\.start=160 leaves none of 60 epochs to average"),
+    "averaging without a beginning": (["averaging=swa", "averaging.start=null"], r"averaging\.start is not set"),
+    "a Gaussian of many members": (["averaging=swag", "averaging.start=1"], "averaging=swag is a Gaussian over the weights of one"),
+    "a covariance of rank 1": (["averaging=swag", "averaging.start=1", "averaging.rank=1"], r"averaging\.rank=1 is out of range"),
+    "an ensemble of ensembles": (["ensemble=batch_ensemble"], "ensemble=batch_ensemble has members of its own"),
+    "fast weights of no kind": (
+        ["ensemble=batch_ensemble", "late_phase=none", "late_phase.T0=null", "ensemble.init=ones"],
+        r"ensemble\.init=ones is unknown: choose one of normal, sign",
+    ),
+    "rank-1 weights that may vanish": (["late_phase=rank1", "late_phase.spread=1"], r"late_phase\.spread=1\.0 is out of range"),
+    "weights that would be lost": (
+        ["late_phase=hypernetwork", "architecture.weights=here.pt"],
+        "late_phase=hypernetwork generates all convolutions anew: leave out architecture.weights",
+    ),
+    "weights that are not there": (["architecture.weights=here.pt"], r"architecture\.weights=here\.pt"),
+    "a probability of 1": (["architecture.dropout=1"], r"architecture\.dropout=1\.0 is no probability"),
+    "grey images for an ImageNet model": (["architecture=resnet50"], r"architecture=resnet50 with dataset=digits: .*channels"),
+    "ascent of the base weights": (["late_phase.gamma_theta=-1"], r"late_phase\.gamma_theta=-1\.0 is out of range"),
     "more members than minibatches": (["late_phase.K=500", "epochs=21"], r"K=500 is more than the 45 minibatches after T0"),
 }
 
@@ -168,6 +191,30 @@ def test_a_run_is_evaluated_again_also_on_another_dataset(main, tmp_path):
     assert "is damaged" in str(main(argument, script="scripts/evaluate.py")[0])
     status, _ = main("run=nowhere", script="scripts/evaluate.py")
     assert status == "error: run=nowhere holds no finished run: train it first, or give the directory with its metrics.json."
+
+
+def test_runs_of_several_seeds_are_a_deep_ensemble(main, tmp_path):
+    assert main("-m", "+experiment=digits_lenet_lpbn", *TINY, "seed=0,1,2")[0] == 0
+    (folder,) = (path.parent for path in (tmp_path / "outputs/digits_lenet_lpbn").glob("*/seed=0"))
+    assert main(f"run={folder}", "seeds=[0,2]", script="scripts/evaluate.py")[0] == 0
+    found = load_file(folder / "seeds=0,2/evaluation/digits/test.safetensors")
+    assert found["single"].shape == (2, 20, 10) and found["ensemble"].shape == (4, 20, 10)
+    for i, seed in enumerate((0, 2)):
+        one = load_file(folder / f"seed={seed}/predictions/test.safetensors")
+        assert torch.equal(found["single"][i], one["single"][0])
+        assert torch.equal(found["ensemble"][2 * i : 2 * i + 2], one["ensemble"])
+    record = json.loads((folder / "seeds=0,2/evaluation/digits/metrics.json").read_text())
+    assert record["seed"] == [0, 2] and len(set(record["config_hash"])) == 2
+    mean = found["single"].exp().mean(0)
+    nll = -mean[range(20), found["labels"]].log().mean().item()
+    assert record["metrics"]["single"]["test_nll"] == pytest.approx(nll, rel=1e-4)
+    assert main(f"run={folder}", script="scripts/evaluate.py")[0] == 0
+    assert (folder / "seeds=0,1,2/evaluation/digits/metrics.json").exists()
+    status, output = main(str(tmp_path / "outputs"), script="scripts/report.py")
+    assert status in (0, None) and "deep ensemble of 2 " in output and "deep ensemble of 3 " in output
+    assert "has runs of the seeds [0, 1, 2], not [3]" in str(main(f"run={folder}", "seeds=[3]", script="scripts/evaluate.py")[0])
+    status, _ = main(f"run={folder / 'seed=0'}", "seeds=[0]", script="scripts/evaluate.py")
+    assert "has runs of the seeds [], not [0]" in str(status)
 
 
 def test_the_report_averages_over_seeds(main, tmp_path):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from models import SGD, assert_same, sgd, spawned, train
 from torch import Tensor, nn
 
-from late_phase import LatePhase, batchnorm, by_name, by_type, head, nothing
+from late_phase import LatePhase, batchnorm, by_name, by_type, everything, head, nothing
 
 # ------------------------------------------------------------------------------------------------------------ the algorithm
 
@@ -199,6 +199,58 @@ def test_a_loaded_state_is_independent_of_its_source():
     assert_same(copied.average(), before)
 
 
+# ------------------------------------------------------------------------------------------------------ choices for θ and φ
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_base_weights_are_frozen_at_spawn_with_gamma_theta_0(optimizer):
+    """Neither momentum nor weight decay moves them (Table 9)."""
+    torch.manual_seed(0)
+    model = models.plain()
+    late = LatePhase(model, optimizer(model.parameters(), lr=0.05, weight_decay=0.1), batchnorm() + head(), K=3, gamma_theta=0)
+    first = copy.deepcopy(model.state_dict())
+    train(model, late, models.minibatches(4))
+    before = copy.deepcopy(model.state_dict())
+    assert not torch.equal(first["0.weight"], before["0.weight"])
+    late.spawn()
+    train(model, late, models.minibatches(7))
+    for name in ("0.weight", "0.bias", "4.weight", "4.bias"):
+        assert torch.equal(model.state_dict()[name], before[name]), name
+    assert not any(torch.equal(late.members[name][k], before[name]) for name in late.phi for k in range(3))
+
+
+def test_a_parameter_group_keeps_what_was_set_for_it():
+    model = models.plain()
+    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("6")]
+    groups = [{"params": rest}, {"params": model[6].parameters(), "weight_decay": 0.0}]
+    late = LatePhase(
+        model, torch.optim.SGD(groups, lr=0.1, weight_decay=0.3), batchnorm() + head(), phi_options={"weight_decay": 0.7}
+    )
+
+    def decay_of(parameter: nn.Parameter) -> float:
+        (group,) = [group for group in late.param_groups if any(p is parameter for p in group["params"])]
+        return group["weight_decay"]
+
+    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.3, 0.0]
+    late.load_state_dict(late.state_dict())  # replaces the groups
+    late.spawn()
+    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.7, 0.0]
+
+
+def test_all_weights_can_be_late_phase_weights():
+    """With one member and without noise that is plain training (Section 3.2: a deep ensemble spawned at T0)."""
+    torch.manual_seed(0)
+    model = models.plain()
+    base, batches = copy.deepcopy(model), models.minibatches(9)
+    train(base, sgd(base), batches)
+    late = LatePhase(model, sgd(model), everything(), K=1)
+    train(model, late, batches[:4])
+    late.spawn()
+    train(model, late, batches[4:])
+    assert_same(model, base)
+    assert_same(late.average(), base)
+
+
 # ------------------------------------------------------------------------------------------------------------ wrong use
 
 
@@ -216,7 +268,7 @@ def test_misuse_is_one_sentence_with_the_cure():
     refused(ValueError, "K=0 is not", model, optimizer, batchnorm(), K=0)
     refused(ValueError, "sigma0=-0.1 is not", model, optimizer, batchnorm(), sigma0=-0.1)
     refused(ValueError, "sigma0=nan is not", model, optimizer, batchnorm(), sigma0=float("nan"))
-    refused(ValueError, "gamma_theta=0 ", model, optimizer, batchnorm(), gamma_theta=0)
+    refused(ValueError, "gamma_theta=-1 ", model, optimizer, batchnorm(), gamma_theta=-1)
     refused(ValueError, "phi_options has 'beta'", model, optimizer, batchnorm(), phi_options={"beta": 1})
     refused(TypeError, "select is a str", model, optimizer, "batchnorm")
     refused(TypeError, "optimizer is an LBFGS", model, torch.optim.LBFGS(model.parameters()), batchnorm())

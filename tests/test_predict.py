@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from late_phase import LatePhase, batchnorm, head
 from late_phase.data.images import Images, Normalization
-from late_phase.evaluation import predict
+from late_phase.evaluation import predict, predictors
 from late_phase.evaluation.metrics import accuracy, ece, nll
 
 K = 3
@@ -65,11 +65,8 @@ def members(late: LatePhase) -> dict[str, Tensor]:
     return late.members
 
 
-def predictors(late: LatePhase) -> dict[str, predict.Predictor]:
-    return {
-        "single": predict.single_predictor(late.average(), NORMALIZATION),
-        "ensemble": predict.ensemble_predictor(late.average(), members(late), NORMALIZATION),
-    }
+def both(late: LatePhase) -> dict[str, predictors.Predictor]:
+    return {"single": predictors.single(late.average()), "ensemble": predictors.members(late.average(), members(late))}
 
 
 def test_log_probabilities_of_a_model(monkeypatch):
@@ -77,13 +74,13 @@ def test_log_probabilities_of_a_model(monkeypatch):
     model = plain()
     some = images(23, 0)
     monkeypatch.setattr(predict, "EVALUATION_BATCH_SIZE", 10)
-    found = predict.log_probs(model, some, NORMALIZATION)
+    found = predict.log_probs(model.eval(), some, NORMALIZATION)
     assert found.shape == (23, 5) and found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found.exp(), probabilities(model, some.pixels), rtol=1e-4, atol=1e-6)
 
 
 def test_files_have_labels_and_predictions_of_each_member(late, splits, tmp_path):
-    predict.write_predictions(tmp_path / "predictions", splits, predictors(late))
+    predict.write_predictions(tmp_path / "predictions", splits, both(late), NORMALIZATION)
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
         "test.safetensors",
         "train.safetensors",
@@ -104,7 +101,7 @@ def test_files_have_labels_and_predictions_of_each_member(late, splits, tmp_path
 
 
 def test_metrics_are_those_of_direct_computation(late, splits, tmp_path):
-    predict.write_predictions(tmp_path, splits, predictors(late))
+    predict.write_predictions(tmp_path, splits, both(late), NORMALIZATION)
     metrics = predict.read_metrics(tmp_path)
     assert set(metrics) == {"single", "ensemble"}
     models = {"single": [late.average()], "ensemble": [member(late, k) for k in range(K)]}
@@ -132,12 +129,12 @@ def test_prediction_leaves_no_trace(late, splits, tmp_path):
     before = {name: value.clone() for name, value in tensors.items()}
     modes = [module.training for model in (single, late.model) for module in model.modules()]
     ways = {
-        "single": predict.single_predictor(single, NORMALIZATION),
-        "live": predict.single_predictor(late.model, NORMALIZATION),
-        "ensemble": predict.ensemble_predictor(single, members(late), NORMALIZATION),
+        "single": predictors.single(single),
+        "live": predictors.single(late.model),
+        "ensemble": predictors.members(single, members(late)),
     }
     for folder in ("first", "second"):
-        predict.write_predictions(tmp_path / folder, splits, ways)
+        predict.write_predictions(tmp_path / folder, splits, ways, NORMALIZATION)
     assert all(torch.equal(before[name], value) for name, value in tensors.items())
     assert [module.training for model in (single, late.model) for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in single.parameters())
@@ -150,7 +147,8 @@ def test_modes_return_after_an_error(late):
     late.model[5].eval()
     modes = [module.training for module in late.model.modules()]
     with pytest.raises(RuntimeError):
-        predict.log_probs(late.model, Images(torch.zeros(4, 3, 7, 7, dtype=torch.uint8), torch.zeros(4).long()), NORMALIZATION)
+        too_small = Images(torch.zeros(4, 3, 7, 7, dtype=torch.uint8), torch.zeros(4).long())
+        predict.predict(predictors.single(late.model), {"test": too_small}, NORMALIZATION)
     assert [module.training for module in late.model.modules()] == modes
 
 

@@ -8,6 +8,8 @@ import torch
 import torchvision
 from conftest import ROOT
 
+from late_phase.training.config import SCHEMAS
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -21,15 +23,23 @@ def test_the_drop_in_runs_as_it_stands():
 
 
 def test_the_experiments_are_all_of_them():
-    named = set(re.findall(r"`((?:digits|cifar)\w+_(?:base|lpbn))`", README))
-    assert named == {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
+    folder = ROOT / "configs" / "experiment"
+    there = {path.stem for path in folder.glob("*.yaml")}
+    assert set(re.findall(r"`((?:digits|cifar)\d*_\w+)`", README)) <= there
+    assert set(re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)) == there
+
+
+def test_the_choices_are_all_of_them():
+    for group in ("late_phase", "averaging", "ensemble", "architecture"):
+        (choices,) = re.findall(rf"`{group}=(\w+(?:\|\w+)+)`", README)
+        assert set(choices.split("|")) == set(SCHEMAS[group]) == {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
 
 
 def test_links_and_commands_lead_somewhere():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
     assert len(targets) >= 5
     for target in targets + re.findall(r"python ((?:scripts/)?\w+\.py)", README):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / target.partition("#")[0]).exists(), target
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z]+)", README):
         assert target in ("lists",) or f"\n{target}:" in makefile, target

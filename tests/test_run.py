@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from runs import TINY, StopAfter, files_in, history
 from safetensors.torch import load_file
 
 from late_phase import LatePhase
@@ -25,19 +25,6 @@ from late_phase.architectures import build
 from late_phase.errors import UserError
 from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
-
-# 8 minibatches an epoch and 3 members: epochs end inside of an iteration.
-TINY = (
-    "epochs=4",
-    "batch_size=8",
-    "dataset.subset=60",
-    "dataset.test_subset=40",
-    "dataset.validation=20",
-    "late_phase.K=3",
-    "late_phase.T0=1",
-    "optimizer.lr=0.02",
-    "runtime.progress=false",
-)
 
 
 @pytest.fixture(scope="module")
@@ -48,36 +35,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, composed: Callable[...
     return directory
 
 
-def history(directory: Path) -> list[dict[str, str]]:
-    with (directory / "history.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
 def assert_same_results(one: Path, other: Path) -> None:
     for name in ("model.safetensors", "members.safetensors", "predictions/test.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert json.loads((one / "metrics.json").read_text())["metrics"] == json.loads((other / "metrics.json").read_text())["metrics"]
     assert history(one) == history(other)
-
-
-def files_in(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-
-
-class StopAfter:
-    """Raises a signal in this very process after the nth step, as a scheduler would send it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGTERM) -> None:
-        original, left = LatePhase.step, steps
-
-        def step(late: LatePhase) -> None:
-            nonlocal left
-            original(late)
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), number)
-
-        monkeypatch.setattr(LatePhase, "step", step)
 
 
 def test_the_run_directory_holds_what_it_promises(undisturbed):
@@ -263,17 +225,6 @@ def test_a_second_process_is_kept_out(tmp_path, composed):
     directory = tmp_path / "a" / "b" / "seed=0"
     with RunDirectory(directory).locked(), pytest.raises(UserError, match="in use by another process"):
         run(composed(*TINY), directory)
-
-
-@pytest.mark.parametrize("experiment", sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")))
-def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
-    """At toy scale: the recipe is the experiment's, images and width are small."""
-    overrides = [f"+experiment={experiment}", "+debug=smoke"]
-    config = composed(*overrides)
-    assert config.epochs == 2 and config.late_phase.T0 == 1
-    small = ["dataset=digits"] + (["architecture.width=1"] if config.architecture.name == "wrn" else [])
-    record = run(composed(*overrides, *small), tmp_path / "a" / "b" / "seed=0")
-    assert set(record["metrics"]) == ({"single"} if experiment.endswith("_base") else {"single", "ensemble"})
 
 
 def test_wandb_works_offline(tmp_path, composed):

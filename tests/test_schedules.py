@@ -23,6 +23,11 @@ PAPER = {
     "wrn_swa": {0: 1, 79: 1, 80: 1, 81: 1 - 0.5 / 64, 112: 0.75, 143: 0.5 + 0.5 / 64, 144: 0.5, 145: 0.5, 199: 0.5},
     "lenet_sgd": {0: 1, 99: 1, 100: 1, 101: 1 - 0.99 / 60, 130: 0.505, 159: 0.01 + 0.99 / 60, 160: 0.01, 161: 0.01, 199: 0.01},
     "multistep": {0: 1, 8: 1, 9: 1, 10: 0.1, 11: 0.1, 99: 0.1},
+    "wrn14_swa": {0: 1, 79: 1, 80: 1, 81: 1 - 0.5 / 160, 160: 0.75, 240: 0.5, 299: 0.5},
+    "wrn_finetune": {0: 1, 1: 0.91, 9: 0.19, 10: 0.1, 19: 0.1},
+    "pyramidnet": {0: 1, 149: 1, 150: 0.1, 224: 0.1, 225: 0.01, 299: 0.01},
+    "batch_ensemble": {0: 0, 0.25: 0.25, 1: 1, 99: 1, 100: 0.2, 199: 0.2, 200: 0.04, 224: 0.04, 225: 0.008, 249: 0.008},
+    "digits_swa": {0: 1, 24: 1, 25: 1 - 0.5 / 19, 43: 0.5, 59: 0.5},
     "digits": {0: 1, 30: 1, 31: 1 - 0.99 / 24, 42: 0.505, 54: 0.01, 59: 0.01},
     "constant": {0: 1, 1: 1, 199: 1, 10_000: 1},
 }
@@ -66,3 +71,10 @@ def test_piecewise_linear_has_any_number_of_points():
 def test_multistep_has_any_number_of_steps():
     factor = build("multistep", epochs=[1, 3, 4], factors=[0.5, 0.25, 2.0])
     assert [factor(epoch) for epoch in range(6)] == [1.0, 0.5, 0.5, 0.25, 2.0, 2.0]
+
+
+def test_within_an_epoch_only_warmup_moves():
+    assert schedule("wrn_sgd")(140.9) == schedule("wrn_sgd")(140)
+    assert schedule("pyramidnet")(149.99) == 1
+    warm = build("multistep", epochs=[3], factors=[0.5], warmup=4)
+    assert [warm(epoch) for epoch in (0.0, 1.5, 3.0, 3.5, 4.0)] == [0.0, 0.375, 0.375, 0.4375, 0.5]

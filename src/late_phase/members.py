@@ -36,8 +36,11 @@ class Phi:
             live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
         return live
 
-    def split_groups(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> None:
+    def split_groups(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """Moves φ into parameter groups of its own, which ``options`` are for; they have those of the others as yet.
+
+        Returns:
+            Index of each such group -> the options that are for it: those whose value isn't the group's own already.
 
         Raises:
             ValueError: an unknown option, or a scheduler that knows the present groups.
@@ -58,6 +61,11 @@ class Phi:
                 group["params"] = [parameter for parameter in group["params"] if parameter not in phi]
                 optimizer.param_groups.append({**group, "params": late})
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return {
+            index: {key: value for key, value in options.items() if group[key] == optimizer.defaults[key]}
+            for index, group in enumerate(optimizer.param_groups)
+            if group["params"][0] in phi
+        }
 
 
 class Members:

@@ -44,13 +44,15 @@ class LatePhase(torch.optim.Optimizer):
         select: which parameters are late-phase weights.
         K: number of members.
         sigma0: σ0, amplitude of the initialization noise of Eq. 2, relative to each tensor's root mean square.
-        gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices.
-        phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. φ then has parameter
-            groups of its own, so build ``LatePhase`` before any learning-rate scheduler.
+        gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices. With 0 the base weights are
+            frozen at ``spawn()`` (Table 9): neither gradient nor momentum nor weight decay moves them.
+        phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. A parameter group
+            that was given another value than the optimizer's default keeps its own. φ then has parameter groups of its own, so
+            build ``LatePhase`` before any learning-rate scheduler.
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of another type.
-        ValueError: K < 1, σ0 < 0, γ_θ <= 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
+        ValueError: K < 1, σ0 < 0, γ_θ < 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
             parameter that the optimizer doesn't have.
     """
 
@@ -75,17 +77,14 @@ class LatePhase(torch.optim.Optimizer):
             raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
         if not 0 <= sigma0 < float("inf"):
             raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
-        if not 0 < gamma_theta < float("inf"):
-            raise ValueError(
-                f"gamma_theta={gamma_theta} would not train the base weights: choose 1, 1/K or another number above 0."
-            )
+        if not 0 <= gamma_theta < float("inf"):
+            raise ValueError(f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights.")
 
         self.model = _unwrap(model)
         self.optimizer = optimizer
         self.K = K
         self.sigma0 = sigma0
         self.gamma_theta = gamma_theta
-        self.phi_options = dict(phi_options or {})
 
         self._phi = Phi(self.model, select.names(self.model))
         phi = set(self._phi.parameters.values())
@@ -93,8 +92,8 @@ class LatePhase(torch.optim.Optimizer):
         for name, parameter in self._phi.parameters.items():
             if parameter not in optimized:
                 raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
-        if self.phi_options:
-            self._phi.split_groups(optimizer, self.phi_options)
+        # Index of a parameter group -> options; the groups themselves are replaced by Optimizer.load_state_dict.
+        self._phi_options = self._phi.split_groups(optimizer, phi_options) if phi_options else {}
         self._theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
 
         self._members: Members | None = None
@@ -145,12 +144,33 @@ class LatePhase(torch.optim.Optimizer):
         return self._members is not None
 
     @property
+    def phi(self) -> list[str]:
+        """Full names of the late-phase weights."""
+        return list(self._phi.parameters)
+
+    @property
     def members(self) -> dict[str, Tensor] | None:
         """Φ and the members' running statistics: full name -> ``[K, ...]``; None before ``spawn()``."""
         if self._members is None:
             return None
         self._members.store()
         return self._members.values
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by full name: θ as they are, late-phase weights as ``[K, ...]``, before ``spawn()`` K times φ_0.
+
+        They may be changed by the next ``step()``; running statistics are not among them.
+        """
+        if self._members is not None:
+            self._members.store()
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            value = parameter.detach()
+            if name in self._phi.parameters:
+                value = self._members.values[name] if self._members else value.expand(self.K, *value.shape)
+            weights[name] = value
+        return weights
 
     @torch.no_grad()
     def spawn(self, generator: torch.Generator | None = None) -> None:
@@ -168,11 +188,8 @@ class LatePhase(torch.optim.Optimizer):
         """
         if self.spawned:
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
-        if self.phi_options:
-            phi = set(self._phi.parameters.values())
-            for group in self.param_groups:
-                if group["params"][0] in phi:  # such a group holds nothing else, see Phi.split_groups
-                    group.update(self.phi_options)
+        for index, options in self._phi_options.items():
+            self.param_groups[index].update(options)
         self._members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
 
     @torch.no_grad()
@@ -245,8 +262,9 @@ class LatePhase(torch.optim.Optimizer):
         if self.spawned:
             self._members.store()
             averages = self._members.averages(folded=running_statistics == "folded")
-        state = self.model.state_dict(keep_vars=True).items()
-        return {name: averages.get(id(value), value.detach()).clone() for name, value in state}
+        state = self.model.state_dict(keep_vars=True)
+        copies = {id(value): averages.get(id(value), value.detach()).clone() for value in state.values()}  # a tied one once
+        return {name: copies[id(value)] for name, value in state.items()}
 
     def average(self, running_statistics: str = "mean", batches: Iterable | None = None) -> nn.Module:
         """The single model: a plain copy of the model at θ and the mean over k of φ_k (Eq. 1). The live model is left as it is.
@@ -303,7 +321,7 @@ class LatePhase(torch.optim.Optimizer):
         and the base gradients of an unfinished iteration. Plain dicts and tensors, references as in torch's optimizers."""
         return {
             "K": self.K,
-            "phi": list(self._phi.parameters),
+            "phi": self.phi,
             "members": self.members,
             "member": self._members.entered if self.spawned else None,
             "member_states": [list(state.values()) for state in self._members.states] if self.spawned else None,
@@ -326,8 +344,8 @@ class LatePhase(torch.optim.Optimizer):
                 f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
                 "with or without phi_options, as they were."
             )
-        if state_dict["phi"] != list(self._phi.parameters):
-            other = sorted(set(state_dict["phi"]) ^ set(self._phi.parameters))
+        if state_dict["phi"] != self.phi:
+            other = sorted(set(state_dict["phi"]) ^ set(self.phi))
             raise ValueError(
                 f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
             )
@@ -356,6 +374,10 @@ class LatePhase(torch.optim.Optimizer):
 
     def _accumulate(self) -> None:
         """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
+        if self.gamma_theta == 0:
+            for parameter in self._theta:
+                parameter.grad = None
+            return
         sums, gradients = [], []
         for i, parameter in enumerate(self._theta):
             if parameter.grad is None:

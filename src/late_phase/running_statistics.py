@@ -6,11 +6,13 @@ own; these are the ways to get them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from late_phase.weights import load
 
 
 def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -20,6 +22,13 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(getattr(module, "running_mean", None), Tensor) and isinstance(getattr(module, "running_var", None), Tensor)
     }
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Full name -> buffer for all buffers of these layers: running means and variances, and counts of minibatches."""
+    layers = normalization_layers(model).items()
+    named = ((prefix, name, value) for prefix, layer in layers for name, value in layer.named_buffers(recurse=False))
+    return {f"{prefix}.{name}" if prefix else name: value for prefix, name, value in named}
 
 
 @contextmanager
@@ -71,6 +80,23 @@ def recompute_running_statistics(model: nn.Module, batches: Iterable) -> None:
                 layer.momentum = momentum
     if not seen:
         raise ValueError("running statistics can't be recomputed from no batches: pass training data.")
+
+
+def recompute_for_each(
+    model: nn.Module, weights: Iterable[Mapping[str, Tensor]], batches: Callable[[], Iterable]
+) -> dict[str, Tensor]:
+    """Running statistics that belong to each of several weights of one model, which is used up: full name -> ``[weights, ...]``.
+
+    Args:
+        weights: name -> tensor of the parameters in which they differ.
+        batches: starts a pass over the training batches, see :func:`recompute_running_statistics`.
+    """
+    found: list[dict[str, Tensor]] = []
+    for own in weights:
+        load(model, own)
+        recompute_running_statistics(model, batches())
+        found.append({name: value.clone() for name, value in running_statistics(model).items()})
+    return {name: torch.stack([statistics[name] for statistics in found]) for name in found[0]}
 
 
 def fold(layer: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -112,6 +112,12 @@ def head(name: str | None = None) -> Selection:
     return Selection(Rule("head()" if name is None else f"head({name!r})", pick))
 
 
+def everything() -> Selection:
+    """All parameters: a deep ensemble that is spawned at T0 (Section 3.2)."""
+    (rule,) = by_predicate(lambda name, parameter: True).rules
+    return Selection(rule._replace(spelling="everything()"))
+
+
 def nothing() -> Selection:
     """No parameter: with K > 1 the iteration is plain gradient accumulation (Table 10), with K = 1 plain training."""
     return Selection()

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
+from late_phase.architectures import imagenet
 from late_phase.architectures.lenet import LeNet
+from late_phase.architectures.pyramidnet import PyramidNet
+from late_phase.architectures.weights import load
 from late_phase.architectures.wide_resnet import WideResNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"lenet": LeNet, "wrn": WideResNet}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet,
+    "wrn": WideResNet,
+    "pyramidnet": PyramidNet,
+    **{name: partial(imagenet.build, name) for name in imagenet.NAMES},
+}
 
 
-def build(name: str, channels: int, classes: int, **options: int) -> nn.Module:
-    """The architecture ``name`` for images of ``channels`` channels, with fresh weights from torch's global generator."""
-    return ARCHITECTURES[name](channels, classes, **options)
+def build(name: str, channels: int, classes: int, weights: str | None = None, **options: float) -> nn.Module:
+    """The architecture ``name`` for images of ``channels`` channels, with fresh weights from torch's global generator.
+
+    Args:
+        weights: what ``weights.load`` then puts in place of the fresh ones.
+    """
+    model = ARCHITECTURES[name](channels, classes, **options)
+    if weights is not None:
+        load(model, name, weights)
+    return model

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from late_phase.architectures.checks import check_dropout
+
 
 class LeNet(nn.Sequential):
     """Images ``[examples, channels, 32, 32]`` -> logits ``[examples, classes]``.
 
     Layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper doesn't state the pooling; ours takes the
-    maximum.
+    maximum. Dropout comes after the BatchNorm of the 120 units.
+
+    Raises:
+        ValueError: the dropout is out of range, or, of ``forward``, the images aren't of that size.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
         super().__init__()
+        check_dropout(dropout)
         layers = {
             "conv1": nn.Conv2d(channels, 6, 5),
             "relu1": nn.ReLU(inplace=True),
@@ -27,6 +33,7 @@ class LeNet(nn.Sequential):
             "fc1": nn.Linear(16 * 5 * 5, 120),
             "relu3": nn.ReLU(inplace=True),
             "bn3": nn.BatchNorm1d(120),
+            "dropout": nn.Dropout(dropout),
             "fc2": nn.Linear(120, 84),
             "relu4": nn.ReLU(inplace=True),
             "bn4": nn.BatchNorm1d(84),

@@ -75,7 +75,7 @@ def memory_format(name: str) -> torch.memory_format:
 def build_as_here(name: str, sizes: Sizes, device: torch.device, K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
     """A model and its optimizer as in training; in LatePhase, not yet spawned, if there is a ``K``."""
     model = build(name, sizes, device).to(memory_format=memory_format(name))
-    optimizer = optimizers.build("sgd", model.parameters(), **SGD)
+    optimizer = optimizers.build("sgd", model, **SGD)
     return model, optimizer if K is None else LatePhase(model, optimizer, batchnorm() + head(), K)
 
 

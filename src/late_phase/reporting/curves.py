@@ -19,7 +19,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     lowest = []
-    for number, (name, group) in enumerate(by_name(runs).items()):
+    for number, (name, group) in enumerate(by_name([run for run in runs if run.history]).items()):
         color = f"C{number}"
         measured = [[row for row in run.history if row["test_accuracy"]] for run in group]
         epochs = [int(row["epoch"]) for row in measured[0]]

@@ -19,7 +19,14 @@ from late_phase.errors import UserError, first_line
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory, ``metrics.json``, ``history.csv`` and T0 in epochs, None without late phase."""
+    """A finished run, or a deep ensemble of several.
+
+    Attributes:
+        directory: where it is.
+        record: its ``metrics.json``.
+        history: its ``history.csv``; a deep ensemble has none.
+        T0: in epochs, None without late phase.
+    """
 
     directory: Path
     record: dict[str, Any]
@@ -29,42 +36,57 @@ class Run:
     @property
     def name(self) -> str:
         """Experiment and variant: what runs that differ in the seed only have in common."""
-        experiment, variant = self.record["experiment"], self.record["variant"]
-        return experiment if variant == "default" else f"{experiment} {variant}"
+        experiment, variant, seed = (self.record[key] for key in ("experiment", "variant", "seed"))
+        ensemble = f"deep ensemble of {len(seed)}" if isinstance(seed, list) else ""
+        return " ".join(part for part in (experiment, "" if variant == "default" else variant, ensemble) if part)
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All finished runs below ``folders``, ordered by name and seed.
+    """All finished runs below ``folders``, and deep ensembles of them on their own dataset, ordered by name and seed.
 
     Raises:
         UserError: there is none.
     """
     folders = list(folders)
-    runs = []
-    found = {path.resolve() for folder in folders for path in (folder / "metrics.json", *folder.glob("**/seed=*/metrics.json"))}
-    for path in sorted(path for path in found if path.exists() and path.parent.name.startswith("seed=")):
-        try:
-            with (path.parent / "history.csv").open(encoding="utf-8") as file:
-                history = list(csv.DictReader(file))
-            config = OmegaConf.load(path.parent / "config.yaml")
-            T0 = None if config.late_phase.name == "none" else config.late_phase.T0
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if "single" not in record["metrics"]:
-                raise ValueError("metrics.json has no metrics")
-            runs.append(Run(path.parent, record, history, T0))
-        except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
-            raise UserError(f"{path.parent} is no whole run ({first_line(error)}): remove or repair it.") from error
+    patterns = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/*/metrics.json")
+    found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
+    found |= {folder / "metrics.json" for folder in folders if folder.resolve().name.startswith("seed=")}
+    runs = [read_run(path) for path in sorted({path.resolve() for path in found}) if path.exists()]
     if not runs:
         raise UserError(f"there is no finished run below {', '.join(map(str, folders))}: train one first.")
-    return sorted(runs, key=lambda run: (run.name, run.record["seed"]))
+    return sorted(runs, key=lambda run: (run.name, str(run.record["seed"])))
+
+
+def read_run(path: Path) -> Run:
+    """The run, or deep ensemble, of a ``metrics.json``.
+
+    Raises:
+        UserError: its files are not whole.
+    """
+    directory, history = path.parent, []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not record["metrics"]:
+            raise ValueError("metrics.json has no metrics")
+        if isinstance(record["seed"], list):
+            directory = path.parents[3] / f"seed={record['seed'][0]}"
+        else:
+            with (directory / "history.csv").open(encoding="utf-8") as file:
+                history = list(csv.DictReader(file))
+        config = OmegaConf.load(directory / "config.yaml")
+        T0 = None if config.late_phase.name == "none" else config.late_phase.T0
+        return Run(path.parent, record, history, T0)
+    except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
+        raise UserError(f"{path.parent} is no whole run ({first_line(error)}): remove or repair it.") from error
 
 
 def copy_runs(runs: Sequence[Run], to: Path) -> None:
     """Config, history and metrics of each run, without weights and predictions: what to keep with a published result."""
     for run in runs:
-        target = to.joinpath(*run.directory.resolve().parts[-3:])
+        parts = run.directory.resolve().parts[-3 if run.history else -5 :]
+        target = to.joinpath(*parts)
         target.mkdir(parents=True, exist_ok=True)
-        for name in ("config.yaml", "history.csv", "metrics.json"):
+        for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("metrics.json",):
             shutil.copyfile(run.directory / name, target / name)
 
 
@@ -85,7 +107,7 @@ def table(runs: Sequence[Run]) -> str:
     }
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
-        for predictor in sorted(group[0].record["metrics"], reverse=True):  # single before ensemble
+        for predictor in group[0].record["metrics"]:
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [mean_and_std([m[key] * scale for m in metrics], digits) for key, scale, digits in columns.values()]
             rows.append([name, predictor, *cells, str(len(group))])

@@ -6,7 +6,17 @@ from typing import Any
 
 from late_phase.errors import UserError
 from late_phase.method import RUNNING_STATISTICS
-from late_phase.training.config import SCHEMAS, AdamConfig, BreakpointsConfig, SGDConfig, TrainConfig
+from late_phase.training.config import (
+    SCHEMAS,
+    AdamConfig,
+    BatchEnsembleConfig,
+    BreakpointsConfig,
+    MultistepConfig,
+    Rank1Config,
+    SGDConfig,
+    SWAGConfig,
+    TrainConfig,
+)
 
 
 def check(config: TrainConfig) -> TrainConfig:
@@ -29,6 +39,8 @@ def check(config: TrainConfig) -> TrainConfig:
 
     for key in ("epochs", "batch_size", "late_phase.K", "dataset.subset", "dataset.test_subset", "runtime.threads"):
         at_least(key, 1)
+    at_least("architecture.mc_samples", 1)
+    at_least("runtime.evaluate_swa_every", 0)
     for key in ("dataset.crop_padding", "dataset.cutout", "dataset.validation", "late_phase.sigma0", "late_phase.T0"):
         at_least(key, 0)
     for key in ("optimizer.weight_decay", "late_phase.weight_decay", "runtime.evaluate_every", "runtime.checkpoint_every"):
@@ -39,9 +51,9 @@ def check(config: TrainConfig) -> TrainConfig:
             raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
     one_of("late_phase.running_statistics", config.late_phase.running_statistics, RUNNING_STATISTICS)
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
-    for key, value in (("optimizer.lr", config.optimizer.lr), ("late_phase.gamma_theta", config.late_phase.gamma_theta)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{key}={value} would not learn: choose a number above 0.")
+    if not 0 < config.optimizer.lr < float("inf"):
+        raise UserError(f"optimizer.lr={config.optimizer.lr} would not learn: choose a number above 0.")
+    at_least("late_phase.gamma_theta", 0)
     fractions = {"optimizer.momentum": [config.optimizer.momentum]} if isinstance(config.optimizer, SGDConfig) else {}
     if isinstance(config.optimizer, AdamConfig):
         fractions = {"optimizer.betas": config.optimizer.betas}
@@ -63,6 +75,36 @@ def check(config: TrainConfig) -> TrainConfig:
         raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
     if config.late_phase.name == "none" and config.late_phase.K != 1:
         raise UserError(f"late_phase.K={config.late_phase.K} needs late-phase weights: choose K=1 with late_phase=none.")
+    if config.averaging.name != "none":
+        at_least("averaging.start", 0)
+        if config.averaging.start is None:
+            raise UserError("averaging.start is not set: choose the number of epochs before the first that counts.")
+        if config.averaging.start >= config.epochs:
+            raise UserError(
+                f"averaging.start={config.averaging.start} leaves none of {config.epochs} epochs to average: choose an earlier one."
+            )
+    if isinstance(config.averaging, SWAGConfig):
+        for key, lowest in (("averaging.rank", 2), ("averaging.samples", 1), ("averaging.scale", 0)):
+            at_least(key, lowest)
+        if config.late_phase.name not in ("none", "accumulation"):
+            raise UserError(
+                f"averaging=swag is a Gaussian over the weights of one model: choose averaging=swa with "
+                f"late_phase={config.late_phase.name}, or late_phase=none."
+            )
+    if isinstance(config.late_phase, Rank1Config) and not 0 <= config.late_phase.spread < 1:
+        raise UserError(f"late_phase.spread={config.late_phase.spread} is out of range: choose from 0 to below 1.")
+    if config.late_phase.name == "hypernetwork" and config.architecture.weights is not None:
+        raise UserError("late_phase=hypernetwork generates all convolutions anew: leave out architecture.weights.")
+    if isinstance(config.ensemble, BatchEnsembleConfig):
+        at_least("ensemble.K", 1)
+        one_of("ensemble.init", config.ensemble.init, ("normal", "sign"))
+        if not 0 < config.ensemble.lr_factor < float("inf"):
+            raise UserError(f"ensemble.lr_factor={config.ensemble.lr_factor} would not learn: choose a number above 0.")
+        if config.late_phase.name not in ("none", "accumulation") or config.averaging.name == "swag":
+            raise UserError(
+                f"ensemble=batch_ensemble has members of its own: choose late_phase=none and averaging=none or swa, not "
+                f"late_phase={config.late_phase.name} and averaging={config.averaging.name}."
+            )
     if isinstance(config.optimizer, SGDConfig) and config.optimizer.nesterov and config.optimizer.momentum <= 0:
         raise UserError(f"optimizer.nesterov needs momentum, and optimizer.momentum={config.optimizer.momentum}: choose 0.9.")
     if isinstance(config.schedule, BreakpointsConfig):
@@ -73,6 +115,8 @@ def check(config: TrainConfig) -> TrainConfig:
                 f"schedule.epochs={epochs} and schedule.factors={factors} don't make a schedule: "
                 "give as many factors as epochs, the epochs rising, no factor below 0."
             )
+    if isinstance(config.schedule, MultistepConfig):
+        at_least("schedule.warmup", 0)
     if (config.dataset.mean is None) != (config.dataset.std is None):
         raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
     return config

@@ -132,7 +132,11 @@ def explain(error: BaseException) -> str:
         return unknown_key(full[1] if full else unknown[1], owner[1] if owner else "TrainConfig")
     if choice := re.search(r"(?:Could not find|In '.*?': Could not find) '(\S+?)/([^']+)'", text):
         available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
-        return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(available[1].split())}." if available else ".")
+        names = available[1].split() if available else []
+        if len(names) > 12:
+            names = difflib.get_close_matches(choice[2], names, 5, cutoff=0)
+            return f"{choice[1]}={choice[2]} is unknown: did you mean {', '.join(names)} or another of configs/{choice[1]}/?"
+        return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(names)}." if names else ".")
     if re.search(r"Could not override 'experiment'", text):
         return "an experiment is added, not replaced: write +experiment=NAME."
     if choice := re.search(r"You must specify '(\S+)'", text):

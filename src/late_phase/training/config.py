@@ -48,12 +48,39 @@ class ImageFolderConfig(DatasetConfig):
 class ArchitectureConfig:
     name: str = MISSING
     channels_last: bool = False
+    weights: str | None = None
+    mc_samples: int = 10
+
+
+@dataclass
+class LeNetConfig(ArchitectureConfig):
+    dropout: float = 0.0
 
 
 @dataclass
 class WideResNetConfig(ArchitectureConfig):
     depth: int = MISSING
     width: int = MISSING
+    dropout: float = 0.0
+
+
+@dataclass
+class PyramidNetConfig(ArchitectureConfig):
+    depth: int = MISSING
+    alpha: int = MISSING
+    shakedrop: float = MISSING
+
+
+@dataclass
+class EnsembleConfig:
+    name: str = MISSING
+
+
+@dataclass
+class BatchEnsembleConfig(EnsembleConfig):
+    K: int = MISSING
+    init: str = MISSING
+    lr_factor: float = MISSING
 
 
 @dataclass
@@ -66,6 +93,24 @@ class LatePhaseConfig:
     head: bool = False
     weight_decay: float | None = None
     running_statistics: str = "mean"
+
+
+@dataclass
+class Rank1Config(LatePhaseConfig):
+    spread: float = 0.0
+
+
+@dataclass
+class AveragingConfig:
+    name: str = MISSING
+    start: int | None = None
+
+
+@dataclass
+class SWAGConfig(AveragingConfig):
+    rank: int = MISSING
+    samples: int = MISSING
+    scale: float = MISSING
 
 
 @dataclass
@@ -99,6 +144,11 @@ class BreakpointsConfig(ScheduleConfig):
 
 
 @dataclass
+class MultistepConfig(BreakpointsConfig):
+    warmup: int = 0
+
+
+@dataclass
 class LoggerConfig:
     name: str = MISSING
 
@@ -126,6 +176,7 @@ class MachineConfig:
 class RuntimeConfig(MachineConfig):
     progress: bool = True
     evaluate_every: int = 1
+    evaluate_swa_every: int = 0
     checkpoint_every: int = 1
 
 
@@ -136,7 +187,9 @@ class TrainConfig:
     batch_size: int = MISSING
     dataset: DatasetConfig = MISSING
     architecture: ArchitectureConfig = MISSING
+    ensemble: EnsembleConfig = MISSING
     late_phase: LatePhaseConfig = MISSING
+    averaging: AveragingConfig = MISSING
     optimizer: OptimizerConfig = MISSING
     schedule: ScheduleConfig = MISSING
     logger: LoggerConfig = MISSING
@@ -151,6 +204,7 @@ OWN_DATASET = "own"
 @dataclass
 class EvaluateConfig:
     run: str = MISSING
+    seeds: list[int] | None = None
     dataset: DatasetConfig = field(default_factory=lambda: DatasetConfig(name=OWN_DATASET))
     runtime: MachineConfig = field(default_factory=MachineConfig)
 
@@ -162,10 +216,27 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "cifar100": DownloadedConfig,
         "image_folder": ImageFolderConfig,
     },
-    "architecture": {"lenet": ArchitectureConfig, "wrn": WideResNetConfig},
-    "late_phase": {"none": LatePhaseConfig, "batchnorm": LatePhaseConfig},
+    "architecture": {
+        "lenet": LeNetConfig,
+        "wrn": WideResNetConfig,
+        "pyramidnet": PyramidNetConfig,
+        "resnet50": ArchitectureConfig,
+        "resnet152": ArchitectureConfig,
+        "densenet161": ArchitectureConfig,
+    },
+    "ensemble": {"none": EnsembleConfig, "batch_ensemble": BatchEnsembleConfig},
+    "late_phase": {
+        "none": LatePhaseConfig,
+        "accumulation": LatePhaseConfig,
+        "batchnorm": LatePhaseConfig,
+        "full": LatePhaseConfig,
+        "head": LatePhaseConfig,
+        "hypernetwork": LatePhaseConfig,
+        "rank1": Rank1Config,
+    },
+    "averaging": {"none": AveragingConfig, "swa": AveragingConfig, "swag": SWAGConfig},
     "optimizer": {"sgd": SGDConfig, "adam": AdamConfig},
-    "schedule": {"constant": ScheduleConfig, "piecewise_linear": BreakpointsConfig, "multistep": BreakpointsConfig},
+    "schedule": {"constant": ScheduleConfig, "piecewise_linear": BreakpointsConfig, "multistep": MultistepConfig},
     "logger": {"csv": LoggerConfig, "wandb": WandbConfig},
 }
 """Config group -> name -> type: the one place where the names of choices are listed for the configs."""

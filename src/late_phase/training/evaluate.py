@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import math
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
 from late_phase.errors import UserError, first_line
-from late_phase.evaluation.predict import ensemble_predictor, read_metrics, single_predictor, write_predictions
-from late_phase.files import write_json, write_tensors
+from late_phase.evaluation.predict import combine_predictions, read_metrics, write_predictions
+from late_phase.evaluation.predictors import Predictor
+from late_phase.files import write_json
 from late_phase.training.config import OWN_DATASET, DatasetConfig, TrainConfig, config_hash, from_yaml
+from late_phase.training.export import predictors
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import autocast
 from late_phase.training.setup import Setup, build_dataset, build_model
 
 
 def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
-    """Writes the single model, the members, their predictions, and, computed from these, ``metrics.json``, which it returns."""
-    single = setup.single_model()
-    write_tensors(files.model, single.state_dict(), metadata=setup.normalization.to_json())
-    if setup.late.members:
-        write_tensors(files.members, setup.late.members)
+    """Writes the predictions of the exported weights and, computed from these, ``metrics.json``, which it returns."""
     splits = {"train": setup.dataset.train, **setup.dataset.held_out()}
-    with setup.autocast():
-        metrics = measure(files.predictions, splits, single, setup.late.members, setup.normalization)
+    config, device = setup.config, setup.device
+    found = predictors(config, files, lambda: build_model(config, setup.dataset), device)
+    metrics = measure(config, files.predictions, splits, found, setup.normalization, device)
     for predictor, values in metrics.items():
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
-    record = record_of(setup.config, files.path, setup.device, seconds, commit) | {"metrics": metrics}
+    record = record_of(config, files.path, device, seconds, commit) | {"metrics": metrics}
     write_json(files.metrics, record)
     return record
 
@@ -58,39 +56,71 @@ def evaluate_again(directory: Path, dataset_config: DatasetConfig, device: torch
         raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
     dataset = build_dataset(config.dataset if own else dataset_config)
     try:
-        state = load_file(files.model)
         with safe_open(files.model, "pt") as file:
             normalization = Normalization.from_json(file.metadata()["late_phase"])
-        members = load_file(files.members, str(device)) if "ensemble" in finished["metrics"] else None
+        found = predictors(config, files, lambda: build_model(config, dataset), device)
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         raise UserError(f"run={directory} is damaged ({first_line(error)}): train it again in an empty directory.") from error
-    single = build_model(config, dataset)
-    try:
-        single.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.pixels.shape[1]} channels doesn't fit "
             f"the model in {directory}: choose one like {config.dataset.name}."
         ) from error
-    dataset, single = dataset.to(device), single.to(device)
+    dataset = dataset.to(device)
     splits = dataset.held_out() | ({"train": dataset.train} if own else {})
     folder = directory / "evaluation" / dataset.name
-    with autocast(device, config.compute.precision):
-        metrics = measure(folder, splits, single, members, normalization)
+    metrics = measure(config, folder, splits, found, normalization, device)
     record = record_of(config, directory, device, finished["seconds"], git_commit())
     record |= {"dataset": dataset.name, "metrics": metrics}
     write_json(folder / "metrics.json", record)
     return record
 
 
+def evaluate_together(
+    folder: Path, seeds: Sequence[int] | None, dataset_config: DatasetConfig, device: torch.device
+) -> dict[str, Any]:
+    """Evaluates the finished runs ``folder/seed=<n>`` as a deep ensemble, by the mean of all their predictions.
+
+    What a predictor of the ensemble averages over are the members of that predictor in all of the runs: for ``single`` the runs'
+    single models. Predictions and ``metrics.json`` go to ``folder/seeds=<n>,<n>,.../evaluation/<dataset>/``.
+
+    Args:
+        seeds: which of the runs; all that there are by default.
+
+    Raises:
+        UserError: as :func:`evaluate_again`; there is no such run, or they were not trained on the same data.
+    """
+    found = sorted(int(path.name[5:]) for path in folder.glob("seed=*") if path.name[5:].isdigit())
+    seeds = sorted(set(found if seeds is None else seeds))
+    if not seeds or not set(seeds) <= set(found):
+        raise UserError(
+            f"run={folder} has runs of the seeds {found}, not {seeds or 'any'}: choose a folder of runs, or other seeds."
+        )
+    paths = [folder / f"seed={seed}" for seed in seeds]
+    records = [evaluate_again(path, dataset_config, device) for path in paths]
+    dataset = records[0]["dataset"]
+    to = folder / f"seeds={','.join(map(str, seeds))}" / "evaluation" / dataset
+    try:
+        combine_predictions(to, [path / "evaluation" / dataset for path in paths])
+    except ValueError as error:
+        raise UserError(f"run={folder} has no ensemble of {seeds} ({error}): choose runs that were trained alike.") from error
+    record = records[0] | {"seed": seeds, "config_hash": [record["config_hash"] for record in records]}
+    record |= {"seconds": round(sum(record["seconds"] for record in records), 3), "metrics": read_metrics(to)}
+    write_json(to / "metrics.json", record)
+    return record
+
+
 def measure(
-    folder: Path, splits: dict[str, Images], single: nn.Module, members: dict[str, Tensor] | None, normalization: Normalization
+    config: TrainConfig,
+    folder: Path,
+    splits: dict[str, Images],
+    found: dict[str, Predictor],
+    normalization: Normalization,
+    device: torch.device,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the single model, and of the members where there are some, from their predictions, which stay in ``folder``."""
-    predictors = {"single": single_predictor(single, normalization)}
-    if members:
-        predictors["ensemble"] = ensemble_predictor(single, members, normalization)
-    write_predictions(folder, splits, predictors)
+    """Metrics of each predictor, from its predictions, which stay in ``folder``."""
+    with autocast(device, config.compute.precision):
+        write_predictions(folder, splits, found, normalization, config.seed)
     return read_metrics(folder)
 
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from late_phase.errors import UserError
 from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
-from late_phase.evaluation.predict import log_probs
+from late_phase.evaluation.predict import predict
+from late_phase.evaluation.predictors import predictor_of
+from late_phase.method import ensemble_log_probs
 from late_phase.seeding import generator
 from late_phase.training import loggers, schedules
 from late_phase.training.config import TrainConfig, identity, options
 from late_phase.training.evaluate import evaluate, git_commit
+from late_phase.training.export import export
 from late_phase.training.loggers import Logger
 from late_phase.training.progress import Progress, report
 from late_phase.training.run_directory import RunDirectory
@@ -44,6 +48,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
             with loggers.build(config.logger.name, directory, identity(config), **options(config.logger)) as logger:
                 files.write_config(config)
                 seconds = train(setup, files, logger, interruption)
+                export(setup, files)
                 record = evaluate(setup, files, seconds, commit)
                 logger.finish(record["metrics"])
     report(record, directory)
@@ -62,12 +67,13 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
         while state.epoch < config.epochs:
             if state.epoch == config.late_phase.T0 and not late.spawned:
                 late.spawn(generator(config.seed, "members"))
-            for group in late.param_groups:
-                group["lr"] = config.optimizer.lr * schedule(state.epoch)
             try:
-                for inputs, labels in batches.epoch(state.epoch, start=state.tally.batches):
+                for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.tally.batches), state.tally.batches):
+                    for group in late.param_groups:
+                        group["lr"] = group["base_lr"] * schedule(state.epoch + batch / len(batches))
                     with setup.autocast():
                         logits = forward(inputs)
+                        labels = labels.repeat(len(logits) // len(labels))  # of the members, where the model has several
                         loss = F.cross_entropy(logits, labels)
                     loss.backward()
                     late.step()
@@ -83,6 +89,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     f"the loss is {error.value} in epoch {state.epoch + 1}, step {error.batch + 1} of {len(batches)} "
                     f"(last good checkpoint: {files.last_checkpoint() or 'none'}): lower optimizer.lr."
                 ) from error
+            if setup.averaging is not None and state.epoch >= config.averaging.start:
+                setup.averaging.update(late.weights())
             state.seconds = time.monotonic() - clock
             state.history.append(history_row(setup, state))
             state.epoch, state.tally = state.epoch + 1, Tally()
@@ -104,6 +112,7 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
         {
             "model": setup.late.model.state_dict(),
             "late": setup.late.state_dict(),
+            "averaging": None if setup.averaging is None else setup.averaging.state_dict(),
             "random": random_state(setup.device),
             "epoch": state.epoch,
             "tally": state.tally.state_dict(),
@@ -120,6 +129,8 @@ def resume(setup: Setup, files: RunDirectory) -> State:
         return State()
     setup.late.model.load_state_dict(checkpoint["model"])
     setup.late.load_state_dict(checkpoint["late"])
+    if setup.averaging is not None:
+        setup.averaging.load_state_dict(checkpoint["averaging"], setup.device)
     set_random_state(checkpoint["random"], setup.device)
     return State(checkpoint["epoch"], Tally(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
 
@@ -134,14 +145,23 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "train_loss_nats": state.tally.loss / state.tally.examples,
         "train_accuracy": state.tally.correct / state.tally.examples,
     }
-    measured = epoch == config.epochs or due(epoch, config.runtime.evaluate_every)
-    single = setup.single_model() if measured else None
-    for split, images in setup.dataset.held_out().items():
-        row[f"{split}_nll_nats"] = row[f"{split}_accuracy"] = None
-        if single is not None:
-            with setup.autocast():
-                predicted, labels = log_probs(single, images, setup.normalization), images.labels.cpu()
-            row[f"{split}_nll_nats"] = nll(label_log_probs(predicted, labels))
-            row[f"{split}_accuracy"] = accuracy(predicted, labels)
+    with setup.autocast():
+        measured = epoch == config.epochs or due(epoch, config.runtime.evaluate_every)
+        row |= measurements(setup, "", setup.single_model() if measured else None)
+        if setup.averaging is not None:
+            measured = setup.averaging.count > 0 and due(epoch, config.runtime.evaluate_swa_every)
+            row |= measurements(setup, "swa_", setup.swa_model() if measured else None)
     row["seconds"] = round(state.seconds, 3)
+    return row
+
+
+def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str, float | None]:
+    """NLL and accuracy of a model on the images held out, named with ``prefix``; None where there is no model to measure."""
+    splits = setup.dataset.held_out()
+    row: dict[str, float | None] = {f"{prefix}{split}_{name}": None for split in splits for name in ("nll_nats", "accuracy")}
+    if model is not None:
+        for split, members in predict(predictor_of(model), splits, setup.normalization).items():
+            log_probs, labels = ensemble_log_probs(members), splits[split].labels.cpu()
+            row[f"{prefix}{split}_nll_nats"] = nll(label_log_probs(log_probs, labels))
+            row[f"{prefix}{split}_accuracy"] = accuracy(log_probs, labels)
     return row

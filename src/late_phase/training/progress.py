@@ -64,7 +64,7 @@ def report(record: dict[str, Any], directory: Path) -> None:
     for name, metrics in record["metrics"].items():
         training = f", training loss {metrics['train_loss']:.4f} nats" if "train_loss" in metrics else ""
         print(
-            f"{name:>8}: test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, "
+            f"{name:>12}: test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, "
             f"ECE {metrics['test_ece']:.2%}{training}"
         )
     print(f"in {directory}", flush=True)

@@ -34,6 +34,9 @@ class RunDirectory:
         self.previous_checkpoint = path / "checkpoint.previous.pt"
         self.model = path / "model.safetensors"
         self.members = path / "members.safetensors"
+        self.base = path / "base.safetensors"
+        self.swa = path / "swa"
+        self.swag = path / "swag.safetensors"
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions"
         self._damaged: set[Path] = set()

@@ -10,6 +10,7 @@ from types import FrameType
 import torch
 
 from late_phase.errors import UserError, first_line
+from late_phase.seeding import global_generators
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,12 +39,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
     """Number of CPU threads, cuDNN's deterministic kernels, and the global generators' seed."""
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    devices = [device] if device.type not in ("cpu", "mps") else []
-    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+    with global_generators(device, seed):
         try:
             torch.set_num_threads(threads or before[0])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-            torch.manual_seed(seed)
             yield
         finally:
             torch.set_num_threads(before[0])

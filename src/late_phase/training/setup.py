@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from late_phase import architectures, data
+from late_phase import architectures, averaging, data
+from late_phase.averaging.swa import SWA
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Dataset, Normalization
 from late_phase.errors import UserError
+from late_phase.evaluation.predictors import swag_weights
+from late_phase.layers.batch_ensemble import BatchEnsemble, fast_weights
+from late_phase.layers.hypernetwork import embeddings, generate_convolutions
+from late_phase.layers.rank1 import parametrize_rank1, rank1
 from late_phase.method import LatePhase
-from late_phase.selection import Selection, batchnorm, head, nothing
+from late_phase.running_statistics import recompute_for_each, recompute_running_statistics
+from late_phase.seeding import generator
+from late_phase.selection import Selection, batchnorm, everything, head, nothing
 from late_phase.training import optimizers
-from late_phase.training.config import ArchitectureConfig, DatasetConfig, LatePhaseConfig, TrainConfig, options
+from late_phase.training.config import (
+    ArchitectureConfig,
+    BatchEnsembleConfig,
+    DatasetConfig,
+    LatePhaseConfig,
+    SWAGConfig,
+    TrainConfig,
+    options,
+)
 from late_phase.training.settings import autocast
+from late_phase.weights import load
 
-SELECTIONS: dict[str, Selection] = {"none": nothing(), "batchnorm": batchnorm()}
+
+@dataclass(frozen=True)
+class LatePhaseModel:
+    """A kind of late-phase weights: which they are, what puts them into a plain model, and the optimizer's options for them."""
+
+    select: Selection = field(default_factory=nothing)
+    prepare: Callable[..., None] | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+
+LATE_PHASE_MODELS = {
+    "none": LatePhaseModel(),
+    "accumulation": LatePhaseModel(),
+    "batchnorm": LatePhaseModel(batchnorm()),
+    "full": LatePhaseModel(everything()),
+    "head": LatePhaseModel(head()),
+    "hypernetwork": LatePhaseModel(embeddings(), generate_convolutions, {"weight_decay": 0.0}),
+    "rank1": LatePhaseModel(rank1(), parametrize_rank1),
+}
 """``late_phase.name`` -> φ, to which ``late_phase.head`` adds the last layer."""
 
 
@@ -31,15 +67,44 @@ class Setup:
     normalization: Normalization
     batches: TrainingBatches
     late: LatePhase
+    averaging: SWA | None
 
     def autocast(self) -> torch.autocast:
         return autocast(self.device, self.config.compute.precision)
 
+    def spare_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Minibatches to estimate running statistics with: those of an epoch that training doesn't reach."""
+        return self.batches.epoch(self.config.epochs)
+
     def single_model(self) -> nn.Module:
-        """The averaged model. Where running statistics are recomputed, it is on an epoch that training doesn't reach."""
+        """The averaged model (Eq. 1), as it is parametrized in training."""
         running_statistics = self.config.late_phase.running_statistics
         recompute = running_statistics == "recompute"
-        return self.late.average(running_statistics, self.batches.epoch(self.config.epochs) if recompute else None)
+        return self.late.average(running_statistics, self.spare_batches() if recompute else None)
+
+    def swa_model(self) -> nn.Module:
+        """The average over epochs, of Φ also over members, with its running statistics re-estimated."""
+        mean = self.averaging.mean
+        phi = self.late.phi
+        model = copy.deepcopy(self.late.model)
+        load(model, {name: value.mean(0) if name in phi else value for name, value in mean.items()})
+        recompute_running_statistics(model, self.spare_batches())
+        return model
+
+    def swa_members(self) -> dict[str, Tensor]:
+        """The average over epochs of each member's φ, and the running statistics re-estimated for it: name -> ``[K, ...]``."""
+        mean, phi = self.averaging.mean, self.late.phi
+        if not self.late.members:
+            return {}
+        model = load(copy.deepcopy(self.late.model), {name: value for name, value in mean.items() if name not in phi})
+        weights = ({name: mean[name][k] for name in phi} for k in range(self.late.K))
+        return {name: mean[name] for name in phi} | recompute_for_each(model, weights, self.spare_batches)
+
+    def swag_statistics(self) -> dict[str, Tensor]:
+        """The running statistics re-estimated for each of SWAG's samples: name -> ``[samples, ...]``."""
+        settings = self.config.averaging
+        weights = swag_weights(self.averaging, settings.samples, settings.scale, self.config.seed)
+        return recompute_for_each(copy.deepcopy(self.late.model), weights, self.spare_batches)
 
 
 def build(config: TrainConfig, device: torch.device) -> Setup:
@@ -50,7 +115,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     """
     dataset = build_dataset(config.dataset)
     normalization = build_normalization(config.dataset, dataset)
-    model = build_model(config, dataset)
+    model = prepare(config, build_model(config, dataset, config.architecture.weights))
     check_batch_size(config, dataset, model)
     late = build_late_phase(config, model.to(device))
     dataset = dataset.to(device)
@@ -60,7 +125,8 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     batches = TrainingBatches(
         dataset.train, normalization, augmentation, config.batch_size, config.seed, config.architecture.channels_last
     )
-    return Setup(config, device, dataset, normalization, batches, late)
+    swag = {"rank": config.averaging.rank} if isinstance(config.averaging, SWAGConfig) else {}
+    return Setup(config, device, dataset, normalization, batches, late, averaging.build(config.averaging.name, **swag))
 
 
 def build_dataset(config: DatasetConfig) -> Dataset:
@@ -81,12 +147,15 @@ def build_normalization(config: DatasetConfig, dataset: Dataset) -> Normalizatio
     return Normalization(tuple(config.mean), tuple(config.std))
 
 
-def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
-    """The architecture for the dataset's images, with fresh weights; tried on one image, to find sizes that don't fit now."""
+def build_model(config: TrainConfig, dataset: Dataset, weights: str | None = None) -> nn.Module:
+    """The plain architecture for the dataset's images, with fresh weights or those that ``weights`` names.
+
+    It is tried on one image, to find sizes that don't fit now.
+    """
     channels, size = dataset.train.pixels.shape[1], tuple(dataset.train.pixels.shape[2:])
     try:
         model = architectures.build(
-            config.architecture.name, channels, len(dataset.classes), **options(config.architecture, ArchitectureConfig)
+            config.architecture.name, channels, len(dataset.classes), weights, **options(config.architecture, ArchitectureConfig)
         )
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, *size))
@@ -97,12 +166,30 @@ def build_model(config: TrainConfig, dataset: Dataset) -> nn.Module:
     return model.train()
 
 
+def prepare(config: TrainConfig, model: nn.Module) -> nn.Module:
+    """The plain model made ready for the config's late-phase model and ensemble, which may parametrize its weights anew."""
+    settings, how = config.late_phase, LATE_PHASE_MODELS[config.late_phase.name].prepare
+    try:
+        if how is not None:
+            how(model, **options(settings, LatePhaseConfig), generator=generator(config.seed, "late-phase model"))
+        if isinstance(config.ensemble, BatchEnsembleConfig):
+            model = BatchEnsemble(model, config.ensemble.K, config.ensemble.init, generator(config.seed, "ensemble"))
+    except ValueError as error:
+        raise UserError(
+            f"late_phase={settings.name} and ensemble={config.ensemble.name} with architecture={config.architecture.name}: {error}"
+        ) from error
+    return model
+
+
 def build_late_phase(config: TrainConfig, model: nn.Module) -> LatePhase:
     """The optimizer, wrapped for late-phase learning. Without it (``late_phase=none``) there is no φ and one member."""
-    settings: LatePhaseConfig = config.late_phase
-    optimizer = optimizers.build(config.optimizer.name, model.parameters(), **options(config.optimizer))
+    settings, kind = config.late_phase, LATE_PHASE_MODELS[config.late_phase.name]
+    exceptions = [(kind.select, kind.options)] if kind.options else []
+    if isinstance(config.ensemble, BatchEnsembleConfig):
+        exceptions.append((fast_weights(), {"lr": config.optimizer.lr * config.ensemble.lr_factor, "weight_decay": 0.0}))
+    optimizer = optimizers.build(config.optimizer.name, model, exceptions, **options(config.optimizer))
     phi_options = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
-    select = SELECTIONS[settings.name] + (head() if settings.head else nothing())
+    select = kind.select + (head() if settings.head else nothing())
     try:
         return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options)
     except ValueError as error:

@@ -1,0 +1,43 @@
+"""Every method on the embedded digits, three seeds each, and deep ensembles of them: the table in ``results/methods``."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from report import report
+
+# The longest first, so that no processor waits for it at the end.
+METHODS = (
+    *("batchensemble", "swag", "lpbn_swa", "base_swa", "dropout", "base", "lpbn"),
+    *("lprank1", "lphnet", "lphead", "lpfull", "lpbn_frozen", "accumulation"),
+)
+ENSEMBLES = ("base", "lpbn")
+ROOT = Path(__file__).resolve().parent.parent
+ONE_THREAD = ["runtime.threads=1", "runtime.progress=false", "runtime.evaluate_every=5", "runtime.checkpoint_every=10"]
+
+
+def python(*arguments: str) -> None:
+    """Runs a script of this repository on one thread; its output is shown only if it fails."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"$ python {' '.join(arguments)}\n{done.stdout}{done.stderr}")
+    print(f"done: python {' '.join(arguments)}", flush=True)
+
+
+def main() -> None:
+    jobs = [("train.py", "-m", f"+experiment=digits_lenet_{method}", "seed=0,1,2", *ONE_THREAD) for method in METHODS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda job: python(*job), jobs))
+    folders = [ROOT / "outputs" / f"digits_lenet_{method}" / "default" for method in METHODS]
+    for method in ENSEMBLES:
+        python("scripts/evaluate.py", f"run=outputs/digits_lenet_{method}/default", "seeds=[0,1,2]", "runtime.threads=1")
+    print()
+    report(folders, ROOT / "outputs" / "methods")
+    print("\nmean ± standard deviation over n seeds; table and curves: outputs/methods/")
+
+
+if __name__ == "__main__":
+    main()

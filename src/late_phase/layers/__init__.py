@@ -1,0 +1,1 @@
+"""Layers, and reparametrizations of plain models, that have late-phase weights of their own."""

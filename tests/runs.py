@@ -1,0 +1,50 @@
+"""A tiny run, what to read of it, and how to stop it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from late_phase import LatePhase
+
+# 8 minibatches an epoch and 3 members: epochs end inside of an iteration.
+TINY = (
+    "epochs=4",
+    "batch_size=8",
+    "dataset.subset=60",
+    "dataset.test_subset=40",
+    "dataset.validation=20",
+    "late_phase.K=3",
+    "late_phase.T0=1",
+    "optimizer.lr=0.02",
+    "runtime.progress=false",
+)
+
+
+def history(directory: Path) -> list[dict[str, str]]:
+    with (directory / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def files_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+class StopAfter:
+    """Raises a signal in this very process after the nth step, as a scheduler would send it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int, number: int = signal.SIGTERM) -> None:
+        original, left = LatePhase.step, steps
+
+        def step(late: LatePhase) -> None:
+            nonlocal left
+            original(late)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(LatePhase, "step", step)

@@ -1,0 +1,200 @@
+"""Every method of the paper by one table: trains, resumes, exports, predicts, and its experiment files compose and run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import ROOT
+from runs import TINY, StopAfter, files_in, history
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from late_phase.architectures import build
+from late_phase.layers.batch_ensemble import BatchEnsemble
+from late_phase.training.config import TrainConfig
+from late_phase.training.loop import run
+
+
+class Method(NamedTuple):
+    """What chooses a method, and what its runs leave: number of members by the name of the predictor."""
+
+    overrides: tuple[str, ...]
+    predictors: dict[str, int]
+
+
+LATE = {"single": 1, "ensemble": 3}
+NONE = ("late_phase=none", "late_phase.K=1", "late_phase.T0=null")
+SWA = ("averaging=swa", "averaging.start=2")
+METHODS = {
+    "base": Method(NONE, {"single": 1}),
+    "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
+    "lpbn_without_head": Method(("late_phase.head=false", "late_phase.sigma0=0.1"), LATE),
+    "lprank1": Method(("late_phase=rank1", "late_phase.spread=0.01"), LATE),
+    "lphnet": Method(("late_phase=hypernetwork",), LATE),
+    "lphead": Method(("late_phase=head",), LATE),
+    "lpfull": Method(("late_phase=full",), LATE),
+    "lpbn_frozen": Method(("late_phase.gamma_theta=0",), LATE),
+    "accumulation": Method(("late_phase=accumulation", "late_phase.gamma_theta=0.5"), {"single": 1}),
+    "base_swa": Method((*NONE, *SWA), {"single": 1, "swa": 1}),
+    "lpbn_swa": Method(SWA, LATE | {"swa": 1, "swa_ensemble": 3}),
+    "lphnet_swa": Method(("late_phase=hypernetwork", *SWA), LATE | {"swa": 1, "swa_ensemble": 3}),
+    "swag": Method(
+        (*NONE, "averaging=swag", "averaging.start=1", "averaging.rank=2", "averaging.samples=4"),
+        {"single": 1, "swa": 1, "swag": 4},
+    ),
+    "dropout": Method((*NONE, "architecture.dropout=0.3", "architecture.mc_samples=5"), {"single": 1, "mc_dropout": 5}),
+    "batchensemble": Method((*NONE, "ensemble=batch_ensemble", "ensemble.K=3"), {"ensemble": 3}),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def tiny(method: str) -> tuple[str, ...]:
+    """Choices of groups come before their keys, so that these aren't overruled."""
+    own = METHODS[method].overrides
+    return (*(o for o in own if "." not in o.partition("=")[0]), *TINY, *(o for o in own if "." in o.partition("=")[0]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., TrainConfig]) -> Callable[[str], Path]:
+    """The directory of a finished run of a method, which is made once."""
+    root = tmp_path_factory.mktemp("finished")
+
+    def directory(method: str) -> Path:
+        path = root / method / "default" / "seed=0"
+        if not (path / "metrics.json").exists():
+            run(composed(*tiny(method)), path)
+        return path
+
+    return directory
+
+
+def state_after(epochs: int, method: str, path: Path, composed: Callable[..., TrainConfig]) -> dict:
+    """The checkpoint of a run that is stopped after so many epochs of 8 minibatches."""
+    with pytest.MonkeyPatch.context() as patch:
+        StopAfter(patch, 8 * epochs)
+        with pytest.raises(SystemExit):
+            run(composed(*tiny(method)), path)
+    return torch.load(path / "checkpoint.pt", weights_only=True)
+
+
+@every_method
+def test_it_trains(method, finished, tmp_path, composed):
+    """Base weights move before and after T0, unless they are frozen; late-phase weights move, and apart from each other."""
+    one = state_after(1, method, tmp_path / "x" / "default" / "seed=0", composed)
+    last = torch.load(finished(method) / "checkpoint.pt", weights_only=True)
+    phi = set(last["late"]["phi"])
+    floating = [name for name, value in last["model"].items() if value.is_floating_point()]
+    moved = {name for name in floating if not torch.equal(one["model"][name], last["model"][name])}
+    expected = set(floating)
+    if method == "lpbn_frozen":
+        expected = {name for name in floating if name in phi or "running" in name}
+        assert expected != set(floating)
+    assert moved == expected
+    for name in phi:
+        values = last["late"]["members"][name]
+        assert not torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
+    losses = [float(row["train_loss_nats"]) for row in history(finished(method))]
+    assert losses[1] < losses[0]
+
+
+@every_method
+@pytest.mark.parametrize("steps", [7, 29])  # within the first epoch; after T0 and the first average, within epoch and iteration
+def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed, monkeypatch):
+    directory = tmp_path / method / "default" / "seed=0"
+    with monkeypatch.context() as patch:
+        StopAfter(patch, steps)
+        with pytest.raises(SystemExit):
+            run(composed(*tiny(method)), directory)
+    run(composed(*tiny(method)), directory)
+    written = {name for name in files_in(directory) if name.endswith(".safetensors")}
+    assert written == {name for name in files_in(finished(method)) if name.endswith(".safetensors")}
+    for name in written:
+        assert (directory / name).read_bytes() == (finished(method) / name).read_bytes(), name
+    assert history(directory) == history(finished(method))
+
+
+@every_method
+def test_it_exports_a_plain_model_or_named_weights(method, finished):
+    """The single model is the architecture as it is without the method: nothing is added at inference."""
+    plain = build("lenet", 1, 10)
+    for folder in (finished(method), finished(method) / "swa"):
+        if folder.exists():
+            state = load_file(folder / "model.safetensors")
+            if method == "batchensemble":
+                BatchEnsemble(build("lenet", 1, 10), 3).load_state_dict(state, strict=True)
+            else:
+                assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in plain.state_dict().items()}
+                plain.load_state_dict(state, strict=True)
+            with safe_open(folder / "model.safetensors", "pt") as file:
+                assert json.loads(file.metadata()["late_phase"]).keys() == {"mean", "std"}
+    assert (finished(method) / "swa").exists() == ("swa" in METHODS[method].predictors)
+    members = finished(method) / "members.safetensors"
+    assert members.exists() == (METHODS[method].predictors.keys() >= {"single", "ensemble"})
+    if members.exists():
+        assert all(len(value) == 3 for value in load_file(members).values())
+
+
+@every_method
+def test_it_predicts(method, finished):
+    tensors = load_file(finished(method) / "predictions" / "test.safetensors")
+    labels = tensors.pop("labels")
+    assert tensors.keys() == METHODS[method].predictors.keys()
+    for name, members in METHODS[method].predictors.items():
+        assert tensors[name].shape == (members, 40, 10)
+        torch.testing.assert_close(tensors[name].exp().sum(-1), torch.ones(members, 40))
+        assert members == 1 or not torch.equal(tensors[name][0], tensors[name][1])
+    metrics = json.loads((finished(method) / "metrics.json").read_text())["metrics"]
+    assert list(metrics) == list(METHODS[method].predictors)
+    for name, row in metrics.items():
+        mean = tensors[name].exp().mean(0)
+        assert row["test_accuracy"] == pytest.approx((mean.argmax(1) == labels).float().mean().item())
+        assert row["test_nll"] == pytest.approx(-mean[range(40), labels].log().mean().item(), rel=1e-4)
+
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+SMALL = {
+    "wrn": ("architecture.width=1", "architecture.depth=10"),
+    "pyramidnet": ("architecture.depth=8", "architecture.alpha=3"),
+    "lenet": (),
+}
+
+
+def method_of(experiment: str) -> str:
+    _, _, name = experiment.split("_", 2)
+    name = name.removeprefix("pretrained_").removesuffix("_nonaveraged")
+    return name + "_swa" if "_wrn14_" in experiment else name
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
+    """At toy scale: the recipe is the experiment's, images and width are small."""
+    overrides = [f"+experiment={experiment}", "+debug=smoke", "runtime.progress=false", "seed=3"]
+    config = composed(*overrides)
+    assert config.epochs == 2 and config.late_phase.T0 == 1
+    small = ["dataset=digits", *SMALL[config.architecture.name]]
+    if config.architecture.weights is not None:
+        assert config.architecture.weights == "outputs/cifar100_wrn_base/default/seed=3"
+        base = tmp_path / "base" / "default" / "seed=3"
+        run(composed("+experiment=cifar100_wrn_base", *overrides[1:], *small), base)
+        small.append(f"architecture.weights='{base}'")
+    if config.averaging.name == "swag":
+        small += ["averaging.samples=2"]
+    record = run(composed(*overrides, *small, "dataset.test_subset=4"), tmp_path / "a" / "b" / "seed=3")
+    assert list(record["metrics"]) == list(METHODS[method_of(experiment)].predictors)
+
+
+def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
+    for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa"}:
+        config, tested = composed(f"+experiment=digits_lenet_{method}"), composed(*tiny(method))
+        assert [config.late_phase.name, config.averaging.name, config.ensemble.name] == [
+            tested.late_phase.name,
+            tested.averaging.name,
+            tested.ensemble.name,
+        ]
+        assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
+        assert (config.architecture.dropout > 0) == (method == "dropout")
