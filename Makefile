@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench methods clean
+.PHONY: help setup demo test lint bench methods figure1 clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: $(INSTALLED) ## Run the benchmark
 
 methods: $(INSTALLED) ## Train every method on the embedded digits and make the table of them
 	$(PY) scripts/methods.py
+
+figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
+	$(PY) scripts/nqp.py task=figure1
 
 clean: ## Delete .venv, caches and build products; data and outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info

@@ -1,4 +1,4 @@
-"""Every method on the embedded digits, three seeds each, and deep ensembles of them: the table in ``results/methods``."""
+"""Every method on the embedded digits, three seeds each, and deep ensembles of base and late-phase runs: a table of them."""
 
 import os
 import subprocess
@@ -6,7 +6,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from report import report
+from late_phase.files import write_text
+from late_phase.reporting.runs import find_runs, table
 
 # The longest first, so that no processor waits for it at the end.
 METHODS = (
@@ -34,9 +35,9 @@ def main() -> None:
     folders = [ROOT / "outputs" / f"digits_lenet_{method}" / "default" for method in METHODS]
     for method in ENSEMBLES:
         python("scripts/evaluate.py", f"run=outputs/digits_lenet_{method}/default", "seeds=[0,1,2]", "runtime.threads=1")
-    print()
-    report(folders, ROOT / "outputs" / "methods")
-    print("\nmean ± standard deviation over n seeds; table and curves: outputs/methods/")
+    rows = table(find_runs(folders))
+    write_text(ROOT / "outputs" / "methods" / "table.md", rows + "\n")
+    print(f"\n{rows}\n\nmean ± standard deviation over n seeds; in outputs/methods/table.md")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
 
     The first epochs would flatten the rest, so the axis starts at the accuracy that nine tenths of the epochs reach.
     """
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    groups = by_name([run for run in runs if run.history])
+    rows = -(-len(groups) // 2)  # of the legend
+    figure = Figure(figsize=(7, 4 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
     lowest = []
-    for number, (name, group) in enumerate(by_name([run for run in runs if run.history]).items()):
+    for number, (name, group) in enumerate(groups.items()):
         color = f"C{number}"
         measured = [[row for row in run.history if row["test_accuracy"]] for run in group]
         epochs = [int(row["epoch"]) for row in measured[0]]
@@ -37,7 +39,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the single model (%)")
-    figure.legend(loc="outside upper center")
+    figure.legend(loc="outside upper center", ncols=2)
     axes.grid(alpha=0.3)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
