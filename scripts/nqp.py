@@ -1,0 +1,86 @@
+"""The noisy quadratic problem: ``python scripts/nqp.py [KEY=VALUE ...]``, in sweeps ``-m K=1,2,5,10``; ``configs/nqp.yaml`` has
+the keys. ``task=figure1`` is ``make figure1``; ``task=speed`` compares the vectorised simulator with a plain loop."""
+
+import os
+
+# One thread for each process: the matrices are small. Before numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import platform
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from late_phase.errors import UserError
+from late_phase.files import write_json
+from late_phase.nqp.config import NqpConfig
+from late_phase.nqp.figure import Figure1, measure_figure1, plot_figure1
+from late_phase.nqp.measure import Settings, measure
+from late_phase.nqp.speed import compare
+from late_phase.training.command_line import as_dataclass, errors_in_one_sentence
+from late_phase.training.evaluate import git_commit
+
+ConfigStore.instance().store(group="schema", name="nqp", node=NqpConfig)
+
+
+def provenance(began: float) -> dict[str, Any]:
+    times = os.times()
+    return {
+        "command": " ".join(["python scripts/nqp.py", *sys.argv[1:]]),
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(sum(times[:4]), 1),  # of this process and its workers, whatever else the machine does
+    }
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="nqp")
+def main(composed: DictConfig) -> None:
+    # An error in a sweep is left to Hydra, which goes on with the other jobs.
+    with errors_in_one_sentence() if HydraConfig.get().mode == RunMode.RUN else nullcontext():
+        run(as_dataclass(composed))
+
+
+def run(config: NqpConfig) -> None:
+    began = time.monotonic()
+    settings = Settings(**{key: getattr(config, key) for key in Settings.__dataclass_fields__})
+    if config.task == "measure":
+        measurement = measure(settings)
+        print(measurement.line(), flush=True)
+        write_json(Path(config.output), provenance(began) | measurement.record())
+    elif config.task == "figure1":
+        folder = Path(config.figure1.folder)
+        for result in measure_figure1(settings, config.figure1):
+            if isinstance(result, Figure1):
+                plot_figure1(result, [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")])
+                write_json(folder / "nqp" / "figure1.json", provenance(began) | {"settings": asdict(config)} | result.record())
+                print(
+                    "slope of late phase {:.4f} ± {:.4f}".format(*result.slope()), f"in {folder}/, {time.monotonic() - began:.0f} s"
+                )
+            else:
+                print(result.line(), flush=True)
+    elif config.task == "speed":
+        record = compare()
+        print(
+            "loop / vectorised at K={K}, {repetitions} repetitions: {ratio:.1f}".format(**record),
+            "({:.1f} to {:.1f})".format(*record["interval"]),
+        )
+        write_json(Path(config.output), provenance(began) | record)
+    else:
+        raise UserError(f"task={config.task} is unknown: choose one of measure, figure1, speed.")
+
+
+if __name__ == "__main__":
+    with errors_in_one_sentence():
+        main()

@@ -1,0 +1,15 @@
+"""Schema of ``configs/nqp.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from late_phase.nqp.figure import Figure1Settings
+from late_phase.nqp.measure import Settings
+
+
+@dataclass
+class NqpConfig(Settings):
+    task: str = "measure"
+    output: str = "outputs"
+    figure1: Figure1Settings = field(default_factory=Figure1Settings)

@@ -1,0 +1,206 @@
+"""Figure 1: the steady-state loss against K, and where the 1/K law ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from late_phase.errors import UserError
+from late_phase.nqp.measure import Measurement, Settings, check, measure
+
+
+@dataclass
+class Regime:
+    """Where another curve of the second panel differs from the stated regime."""
+
+    eta: float
+    B: int
+    target_norm: float
+
+
+@dataclass
+class Figure1Settings:
+    """What the figure shows. Meanings and values: ``configs/nqp.yaml``."""
+
+    K: list[int] = field(default_factory=list)
+    K_ensembles: list[int] = field(default_factory=list)
+    others: list[Regime] = field(default_factory=list)
+    workers: int = 2
+    folder: str = "results"
+
+
+@dataclass(frozen=True)
+class Figure1:
+    """All measurements: by model in the stated regime, and late-phase learning in the other regimes."""
+
+    stated: dict[str, list[Measurement]]
+    others: list[list[Measurement]]
+
+    def slope(self) -> tuple[float, float]:
+        """d log L / d log K of late-phase learning and its standard error, by weighted least squares."""
+        late = self.stated["late_phase"]
+        K, loss, error = (np.array(values) for values in zip(*map(_point, late), strict=True))
+        weights = (loss / error) ** 2
+        x = np.log(K) - np.average(np.log(K), weights=weights)
+        scale = (weights * x * x).sum()
+        return float((weights * x * np.log(loss)).sum() / scale), float(scale**-0.5)
+
+    def ratios(self, model: str) -> list[dict[str, float]]:
+        """Late-phase loss over an ensemble's, with its standard error, at each K that both have."""
+        late = {m.settings.K: m for m in self.stated["late_phase"]}
+        rows = []
+        for m in self.stated[model]:
+            ours = late[m.settings.K].loss
+            ratio = ours.mean / m.loss.mean
+            error = ratio * float(np.hypot(ours.standard_error / ours.mean, m.loss.standard_error / m.loss.mean))
+            rows.append({"K": m.settings.K, "ratio": ratio, "standard_error": error})
+        return rows
+
+    def record(self) -> dict[str, Any]:
+        slope, error = self.slope()
+        return {
+            "slope": slope,
+            "slope_standard_error": error,
+            "late_phase_over_parameterised": self.ratios("parameterised"),
+            "late_phase_over_full": self.ratios("full"),
+            "stated": {model: [m.record() for m in measurements] for model, measurements in self.stated.items()},
+            "others": [[m.record() for m in measurements] for measurements in self.others],
+        }
+
+
+def measure_figure1(base: Settings, figure: Figure1Settings) -> Iterator[Measurement | Figure1]:
+    """All measurements as they come, and at last the whole, with ``workers`` processes.
+
+    Raises:
+        UserError: the figure's own settings are impossible, or those of a measurement.
+    """
+    if figure.workers < 1:
+        raise UserError(f"figure1.workers={figure.workers} measures nothing: choose at least 1.")
+    for key, values in (("K", figure.K), ("K_ensembles", figure.K_ensembles)):
+        if 1 not in values or len(set(values)) < 2:
+            raise UserError(f"figure1.{key}={values} is no curve: choose K = 1 and at least one more.")
+    if not set(figure.K_ensembles) <= set(figure.K):
+        raise UserError(f"figure1.K_ensembles={figure.K_ensembles} has values that figure1.K={figure.K} lacks: add them there.")
+    settings = [replace(base, model="late_phase", K=K) for K in sorted(figure.K)]
+    settings += [replace(base, model=model, K=K) for model in ("parameterised", "full") for K in sorted(figure.K_ensembles)]
+    for other in figure.others:
+        changes = {"eta": other.eta, "B": other.B, "target_norm": other.target_norm}
+        settings += [replace(base, model="late_phase", K=K, **changes) for K in sorted(figure.K)]
+    longest_first = sorted(map(check, settings), key=lambda s: s.K / s.eta * (s.model != "late_phase"), reverse=True)
+
+    done: dict[str, Measurement] = {}
+    # Spawned, as forking a process that has threads, torch's for one, is unsafe.
+    with ProcessPoolExecutor(figure.workers, multiprocessing.get_context("spawn")) as pool:
+        for measurement in pool.map(measure, longest_first):
+            done[repr(measurement.settings)] = measurement
+            yield measurement
+    ordered = [done[repr(s)] for s in settings]
+    late, ensembles = len(figure.K), len(figure.K_ensembles)
+    stated = {
+        "late_phase": ordered[:late],
+        "parameterised": ordered[late : late + ensembles],
+        "full": ordered[late + ensembles : late + 2 * ensembles],
+    }
+    rest = ordered[late + 2 * ensembles :]
+    yield Figure1(stated, [rest[i : i + late] for i in range(0, len(rest), late)])
+
+
+STYLES = {
+    "late_phase": ("late-phase weights", "C0", "o"),
+    "parameterised": ("full ensemble of K models w = θφ", "C1", "s"),
+    "full": ("full ensemble of K models w", "C2", "D"),
+}
+
+
+def plot_figure1(figure1: Figure1, paths: Sequence[Path]) -> None:
+    """Draws the two panels and the caption to files of any format."""
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _loss_panel(left, figure1)
+    _end_of_law_panel(right, figure1)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlim(0.87, 1.15 * max(m.settings.K for m in figure1.stated["late_phase"]))
+        axes.xaxis.set_major_locator(FixedLocator([m.settings.K for m in figure1.stated["full"]]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_xlabel("ensemble size K")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(caption(figure1), x=0.012, ha="left", fontsize=8.5, linespacing=1.5)
+    with rc_context({"svg.hashsalt": "figure1"}):  # equal figures make equal files
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def caption(figure1: Figure1) -> str:
+    """What the figure shows and in which regime, for the text below it."""
+    s = figure1.stated["late_phase"][0].settings
+    slope, error = figure1.slope()
+    return (
+        f"Noisy quadratic problem with n = {s.n}, $H_{{ii}} = 1/i$, $\\Sigma = H^{{-1}}$, $T_0 = 0$, scalar φ, gradient descent. "
+        f"Stated regime: η = {s.eta:g}, B = {s.B}, ‖w*‖ = {s.target_norm:g}, φ₀ = {s.phi0:g}; ‖w̄ − w*‖ = 1 at the start.\n"
+        f"Points: mean of {figure1.stated['full'][0].loss.runs} runs ± 2 standard errors. "
+        "Lines: closed forms; Eq. 37 for models w, the linear regime with a slowly drifting φ for the others.\n"
+        f"(a) Late-phase loss falls as $K^{{{slope:.3f} \\pm {error:.3f}}}$, on par with the ensemble of models w = θφ. "
+        "Both are above models w at equal η, as θφ moves by way of φ, too.\n"
+        "(b) The law 1/K is a flat line. It ends where η/B is large: "
+        "noise moves φ to where K takes it, and the members' spread biases w̄ by as much for any K.\n"
+        "      And where ‖w*‖ is small: "
+        "the start is then far from balance, and φ drifts the faster towards it, and the loss down, the smaller K is."
+    )
+
+
+def _loss_panel(axes: Any, figure1: Figure1) -> None:
+    for model, measurements in figure1.stated.items():
+        label, color, marker = STYLES[model]
+        K, loss, error = (np.array(values) for values in zip(*map(_point, measurements), strict=True))
+        axes.plot(K, [m.theory for m in measurements], color=color, linewidth=1.2, alpha=0.8)
+        hollow = "white" if model == "parameterised" else color
+        size, order = (8, 3) if model == "parameterised" else (5, 4)  # the late-phase points lie within its squares
+        axes.errorbar(
+            K, loss, 2 * error, fmt=marker, color=color, mfc=hollow, ms=size, capsize=2.5, lw=1.2, label=label, zorder=order
+        )
+    axes.set_yscale("log")
+    axes.set_ylabel("loss of the mean model after convergence")
+    axes.set_title("(a) steady-state loss", loc="left", fontsize=11)
+    axes.legend(frameon=False)
+
+
+def _end_of_law_panel(axes: Any, figure1: Figure1) -> None:
+    colors = ["C0", "C3", "C4", "C5", "C6"]
+    curves = [figure1.stated["late_phase"], *figure1.others]
+    for number, measurements in enumerate(curves):
+        K, loss, error = (np.array(values) for values in zip(*map(_point, measurements), strict=True))
+        theory = np.array([m.theory for m in measurements])
+        s, color = measurements[0].settings, colors[number % len(colors)]
+        label = f"η = {s.eta:g}, B = {s.B}, ‖w*‖ = {s.target_norm:g}" + (" (stated regime)" if number == 0 else "")
+        relative = np.hypot(error / loss, np.where(K == 1, 0, error[0] / loss[0])) * (K > 1)
+        axes.plot(K, K * theory / theory[0], color=color, linewidth=1.2, alpha=0.8)
+        values = K * loss / loss[0]
+        axes.errorbar(K, values, 2 * relative * values, fmt="o", color=color, ms=5, capsize=2.5, lw=1.2, label=label)
+    all_K = np.geomspace(1, max(m.settings.K for m in curves[0]), 100)
+    axes.plot(
+        all_K, (np.sqrt(all_K) + 1 / np.sqrt(all_K)) / 2, color="0.4", ls="--", lw=1, zorder=1, label="limit t → ∞ for small η"
+    )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 5, 6]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_ylabel("K × late-phase loss, relative to K = 1")
+    axes.set_title("(b) where the 1/K law ends", loc="left", fontsize=11)
+    axes.legend(frameon=False)
+
+
+def _point(m: Measurement) -> tuple[int, float, float]:
+    return m.settings.K, m.loss.mean, m.loss.standard_error

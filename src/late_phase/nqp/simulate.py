@@ -1,0 +1,205 @@
+"""Algorithm 1 and full ensembles on the noisy quadratic problem: all members, repetitions and seeds in one step.
+
+The leading axes ``...`` of every state run over independent runs, here ``[seeds, repetitions]``. All weights are in the modes of
+the problem. Eqs. 7, 8 and 32 write the noise with a plus; the gradient of Eq. 4 gives it a minus, as here. In law that is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from late_phase.errors import UserError
+from late_phase.nqp.problem import Array, NoisyQuadratic
+from late_phase.seeding import generator
+
+
+class Ensemble(Protocol):
+    """What :func:`simulate` moves on."""
+
+    problem: NoisyQuadratic
+    eta: float
+    draws: tuple[int, ...]
+    """Shape of the standard normal numbers that one step of one run takes."""
+
+    def step(self, draws: Array) -> None: ...
+
+    def mean_model(self) -> Array: ...
+
+    def squared_embedding(self) -> Array | None: ...
+
+
+class LatePhaseEnsemble:
+    """w_k = θ e_k with θ shared and e_k late-phase: Algorithm 1 with gradient descent and γ_θ = 1/K (Eqs. 6 to 8).
+
+    Scalar late-phase weights φ_k are embeddings of dimension d = 1.
+
+    Args:
+        theta: θ, ``[..., n, d]`` in modes.
+        e: the members' embeddings, ``[..., K, d]``.
+        eta: learning rate.
+        B: minibatch size.
+    """
+
+    def __init__(self, problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B: int) -> None:
+        self.problem, self.theta, self.e, self.eta, self.B = problem, theta.copy(), e.copy(), eta, B
+        self.target = problem.to_modes(problem.target)[:, None]
+        self.K, self.d = e.shape[-2:]
+        # The noise reaches θ through at most d mixtures of the members' minibatches, and the embeddings through K d numbers.
+        self._mixtures = min(self.K, self.d)
+        self.draws = (self._mixtures * problem.n + (self.K * self.d if self.d < self.K else 0),)
+
+    def step(self, draws: Array) -> None:
+        """One iteration, K inner steps and one step of θ, with noise made of ``draws`` ``[..., *self.draws]``.
+
+        A minibatch's noise z_k = H ε_k/√B matters in two ways only: (1/K) Σ_k z_k e_kᵀ moves θ, and θᵀ z_k moves e_k. Given θ and
+        the embeddings these are Gaussian, and are drawn here with their exact joint law (Eq. 29) from nd + Kd numbers instead of
+        nK: with U an orthonormal basis of the span of Eᵀ ``[K, min(K, d)]``, the mixtures UᵀZ are independent of the rest
+        (1 − U Uᵀ)Z, of which only the part along θ matters.
+        """
+        mixtures, rest = np.split(draws, [self._mixtures * self.problem.n], axis=-1)
+        mixtures = mixtures.reshape(*mixtures.shape[:-1], self._mixtures, self.problem.n)
+        mixtures = self.problem.noise(mixtures) / np.sqrt(self.B)
+        basis = _orthonormal_basis(self.e)
+        noise_theta = _product(mixtures.swapaxes(-1, -2), basis.swapaxes(-1, -2) @ self.e / self.K)
+        noise_e = _product(basis, mixtures @ self.theta)
+        if self.d < self.K:
+            along = self.problem.noise_along(self.theta)
+            rest = rest.reshape(*rest.shape[:-1], self.K, self.d)
+            rest = _product(rest, _square_root(along.swapaxes(-1, -2) @ along / self.B))
+            noise_e += rest - _product(basis, basis.swapaxes(-1, -2) @ rest)
+        self._move(noise_theta, noise_e)
+
+    def step_with(self, epsilon: Array) -> None:
+        """One iteration with the members' noise ε ``[..., K, n]`` given, in modes, as in Eqs. 7 and 8."""
+        z = self.problem.curvature * epsilon / np.sqrt(self.B)
+        self._move(z.swapaxes(-1, -2) @ self.e / self.K, z @ self.theta)
+
+    def _move(self, noise_theta: Array, noise_e: Array) -> None:
+        """Both gradients are taken at the θ and e_k of the iteration's start, as in Algorithm 1."""
+        second_moment = self.e.swapaxes(-1, -2) @ self.e / self.K
+        h_theta = self.problem.curvature[:, None] * self.theta
+        towards = self.target * self.e.mean(-2)[..., None, :]
+        gradient = self.problem.curvature[:, None] * (_product(self.theta, second_moment) - towards) + noise_theta
+        gradient_e = _product(self.e, h_theta.swapaxes(-1, -2) @ self.theta) - self.target.T @ h_theta + noise_e
+        self.theta -= self.eta * gradient
+        self.e -= self.eta * gradient_e
+
+    def mean_model(self) -> Array:
+        """w̄ = θ ē ``[..., n]`` in modes."""
+        return _product(self.theta, self.e.mean(-2)[..., None])[..., 0]
+
+    def squared_embedding(self) -> Array:
+        """‖ē‖², for scalar late-phase weights the square of the mean φ, ``[...]``."""
+        return (self.e.mean(-2) ** 2).sum(-1)
+
+
+class ParameterisedEnsemble:
+    """K independent models w_k = θ_k e_k, each trained by gradient descent, averaged: K of Fig. 1's baseline models w = θφ.
+
+    Args:
+        theta: θ of the start, ``[..., n, d]`` in modes, the same for all members.
+        e: embedding of the start, ``[..., d]``.
+    """
+
+    def __init__(self, problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B: int, K: int) -> None:
+        self.problem, self.eta = problem, eta
+        theta = np.repeat(theta[..., None, :, :], K, axis=-3)
+        self.members = LatePhaseEnsemble(problem, theta, np.repeat(e[..., None, None, :], K, axis=-3), eta, B)
+        self.draws = (K, *self.members.draws)
+
+    def step(self, draws: Array) -> None:
+        self.members.step(draws)
+
+    def mean_model(self) -> Array:
+        return self.members.mean_model().mean(-2)
+
+    def squared_embedding(self) -> Array:
+        return self.members.squared_embedding().mean(-1)
+
+
+class FullEnsemble:
+    """K independent weight vectors w_k, averaged (Eqs. 32 and 33).
+
+    Args:
+        w: weights of the start, ``[..., n]`` in modes, the same for all members.
+    """
+
+    def __init__(self, problem: NoisyQuadratic, w: Array, eta: float, B: int, K: int) -> None:
+        self.problem, self.eta, self.B = problem, eta, B
+        self.target = problem.to_modes(problem.target)
+        self.w = np.repeat(w[..., None, :], K, axis=-2)
+        self.draws = (K, problem.n)
+
+    def step(self, draws: Array) -> None:
+        gradient = self.problem.curvature * (self.w - self.target) + self.problem.noise(draws) / np.sqrt(self.B)
+        self.w -= self.eta * gradient
+
+    def mean_model(self) -> Array:
+        return self.w.mean(-2)
+
+    def squared_embedding(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Losses of the mean model (inside of Eq. 5) and ‖ē‖² (None for full ensembles) after each ``every`` iterations,
+    ``[seeds, repetitions, records]``."""
+
+    losses: Array
+    squared_embeddings: Array | None
+    every: int
+
+
+def simulate(
+    ensemble: Ensemble, seeds: Sequence[int], repetitions: int, purpose: Sequence[str | int], steps: int, every: int = 1
+) -> Trajectory:
+    """``steps`` iterations of an ensemble whose leading axes are ``[seeds, repetitions]``.
+
+    Each seed has a stream of its own, named by ``purpose``: its runs are the same in the company of any other seeds.
+
+    Raises:
+        UserError: the runs diverge.
+    """
+    streams = [np.random.Generator(np.random.SFC64(generator(seed, "nqp", *purpose).initial_seed())) for seed in seeds]
+    error, target = ensemble.problem.loss_in_modes, ensemble.problem.to_modes(ensemble.problem.target)
+    # Large enough to spare calls, small enough to stay in the cache.
+    block = max(1, 50_000 // (len(seeds) * repetitions * int(np.prod(ensemble.draws))))
+    draws = np.empty((len(seeds), block, repetitions, *ensemble.draws))
+    losses, squared_embeddings = [], []
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
+        for t in range(steps):
+            if t % block == 0:
+                for stream, part in zip(streams, draws, strict=True):
+                    stream.standard_normal(out=part)
+            ensemble.step(draws[:, t % block])
+            if (t + 1) % every == 0:
+                losses.append(error(ensemble.mean_model() - target))
+                squared_embeddings.append(ensemble.squared_embedding())
+                if not np.isfinite(losses[-1]).all():
+                    raise UserError(f"eta={ensemble.eta} makes the runs diverge after {t + 1} steps: choose a smaller one.")
+    return Trajectory(np.stack(losses, -1), None if squared_embeddings[0] is None else np.stack(squared_embeddings, -1), every)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a @ b; for an inner axis of one element by broadcasting, which is ten times as fast as a batch of such matrix products."""
+    return a * b if a.shape[-1] == 1 else a @ b
+
+
+def _orthonormal_basis(e: Array) -> Array:
+    """Orthonormal columns ``[..., K, min(K, d)]`` whose span holds the columns of ``[..., K, d]``."""
+    if e.shape[-1] == 1:
+        return e / np.sqrt(e.swapaxes(-1, -2) @ e)
+    return np.linalg.qr(e)[0]
+
+
+def _square_root(matrix: Array) -> Array:
+    """R with Rᵀ R = ``matrix`` ``[..., d, d]``, which may be singular."""
+    if matrix.shape[-1] == 1:
+        return np.sqrt(matrix)
+    values, vectors = np.linalg.eigh(matrix)
+    return np.sqrt(np.maximum(values, 0))[..., None] * vectors.swapaxes(-1, -2)
