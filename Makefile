@@ -37,6 +37,10 @@ methods: $(INSTALLED) ## Train every method on the embedded digits and make the 
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1
 
+# make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.
+data-%: $(INSTALLED)
+	$(PY) scripts/prepare_data.py $*
+
 clean: ## Delete .venv, caches and build products; data and outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info
 	find configs scripts src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from late_phase.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
+Main = Callable[..., tuple[int | str | None, str]]
+
 torch.set_num_threads(1)  # tests are small: threads cost more than they bring
 
 
@@ -27,3 +33,22 @@ def composed() -> Callable[..., TrainConfig]:
             return check(as_dataclass(compose("train", ["runtime.progress=false", *overrides])))
 
     return compose_config
+
+
+@pytest.fixture
+def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Runs a script as ``__main__`` in an empty folder; returns its exit status, or the message it exits with, and its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: to be taken back
+
+    def run(*arguments: str, script: str = "train.py") -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as end:
+                return end.code, output.getvalue()
+        return 0, output.getvalue()
+
+    return run

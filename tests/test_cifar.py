@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import pickle
 import re
-import socket
 import struct
 import tarfile
-import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import loopback
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100
+from loopback import Reply, Server
 
-from late_phase.data import load
-from late_phase.data.cifar import SOURCES
+from late_phase.data import download, load
+from late_phase.data.cifar import ARCHIVES, SOURCES
 from late_phase.data.images import Dataset
 from late_phase.errors import UserError
-
-pytestmark = [
-    # torchvision's extraction names no filter.
-    pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning"),
-]
 
 
 class Python2Pickler(pickle._Pickler):
@@ -100,17 +94,19 @@ class Tiny:
         else:
             files["meta"] = dump({b"fine_label_names": names, b"coarse_label_names": [b"group_%02d" % i for i in range(20)]})
         self.files = files
+        self.archive = self.pack(files)
 
+    def pack(self, files: dict[str, bytes]) -> bytes:
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
             for file, content in files.items():
                 member = tarfile.TarInfo(f"{self.source.base_folder}/{file}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        self.archive = archive.getvalue()
+        return archive.getvalue()
 
     def announce(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-        """Tells torchvision the checksums of these files in place of the originals', and where to download them."""
+        """Makes these files known in place of the originals, and where to download them."""
 
         def listed(of: list[list[str]]) -> list[list[str]]:
             return [[file, md5(self.files[file])] for file, _ in of]
@@ -119,8 +115,8 @@ class Tiny:
         monkeypatch.setattr(self.source, "test_list", listed(self.source.test_list))
         meta = self.source.meta
         monkeypatch.setattr(self.source, "meta", meta | {"md5": md5(self.files[meta["filename"]])})
-        monkeypatch.setattr(self.source, "tgz_md5", md5(self.archive))
-        monkeypatch.setattr(self.source, "url", f"{url}/{self.source.filename}")
+        self.download = replace(ARCHIVES[self.name], urls=(url,), size=len(self.archive), checksum=f"md5:{md5(self.archive)}")
+        monkeypatch.setitem(ARCHIVES, self.name, self.download)
 
     def extract(self, folder: Path) -> None:
         for file, content in self.files.items():
@@ -153,15 +149,11 @@ def md5(content: bytes) -> str:
 @pytest.fixture(autouse=True)
 def closed_port(monkeypatch) -> Iterator[str]:
     """An address at which every connection is refused, in place of the real one, and no way around it."""
-    for variable in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.socket() as bound:  # but not listening
-        bound.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        for source in (CIFAR10, CIFAR100):
-            monkeypatch.setattr(source, "url", f"{url}/{source.filename}")
+    loopback.without_proxies(monkeypatch)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    with loopback.closed_port() as url:
+        for name, file in ARCHIVES.items():
+            monkeypatch.setitem(ARCHIVES, name, replace(file, urls=(url,)))
         yield url
 
 
@@ -173,28 +165,13 @@ def tiny(request, monkeypatch, closed_port) -> Tiny:
 
 
 @pytest.fixture
-def server(tmp_path) -> Iterator[tuple[str, Path]]:
-    """A web server on this computer and the folder that it serves."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args) -> None:
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *args) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
-        httpd.shutdown()
-        thread.join()
+def server() -> Iterator[Server]:
+    with loopback.running() as server:
+        yield server
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir() if path.suffix not in (".lock", ".verified")}
 
 
 def test_the_format_is_that_of_python_2(tiny):
@@ -207,14 +184,14 @@ def test_the_format_is_that_of_python_2(tiny):
 def test_files_that_are_there_are_read(tiny, tmp_path):
     tiny.extract(tmp_path)
     tiny.check(load(tiny.name, root=str(tmp_path)))
-    assert names(tmp_path) <= {tiny.source.base_folder, f".{tiny.name}.lock"}
+    assert names(tmp_path) == {tiny.source.base_folder}
 
 
 def test_an_archive_that_is_there_is_extracted_without_a_network(tiny, tmp_path):
     archive = tiny.place(tmp_path)
     for _ in range(2):
         tiny.check(load(tiny.name, root=str(tmp_path)))
-        assert names(tmp_path) - {f".{tiny.name}.lock"} == {tiny.source.base_folder, tiny.source.filename}
+        assert names(tmp_path) == {tiny.source.base_folder, tiny.source.filename}
     assert archive.read_bytes() == tiny.archive and not archive.is_symlink()
     archive.unlink()
     tiny.check(load(tiny.name, root=str(tmp_path)))
@@ -258,8 +235,8 @@ def refused(tiny: Tiny, folder: Path) -> str:
         load(tiny.name, root=str(folder))
     message = str(error.value)
     assert message.endswith(".") and "\n" not in message
-    assert message.startswith(f"dataset={tiny.name} ")
-    for part in (tiny.source.filename, f"md5 {tiny.source.tgz_md5}", str(folder), tiny.source.url):
+    file = tiny.download
+    for part in (f"dataset.root={folder}", file.name, file.checksum.replace(":", " "), f"{file.size:,} bytes", *file.urls):
         assert part in message
     return message
 
@@ -269,7 +246,7 @@ def test_without_files_and_network_it_says_what_to_put_where(tiny, tmp_path):
     folder = tmp_path / "new" / "data"
     for _ in range(2):
         assert re.search("refused", refused(tiny, folder))
-        assert names(folder) <= {f".{tiny.name}.lock"}
+        assert names(folder) == set()
     tiny.place(folder)
     tiny.check(load(tiny.name, root=str(folder)))
 
@@ -278,7 +255,7 @@ def test_a_wrong_archive_is_left_alone_without_a_network(tiny, tmp_path):
     archive = tiny.place(tmp_path, tiny.archive[:100])
     refused(tiny, tmp_path)
     assert archive.read_bytes() == tiny.archive[:100]
-    assert names(tmp_path) <= {f".{tiny.name}.lock", tiny.source.filename}
+    assert names(tmp_path) == {tiny.source.filename}
 
 
 def test_a_file_that_is_incomplete_stays_when_there_is_no_network(tiny, tmp_path):
@@ -289,39 +266,66 @@ def test_a_file_that_is_incomplete_stays_when_there_is_no_network(tiny, tmp_path
     assert names(tmp_path / tiny.source.base_folder) == set(tiny.files) - {tiny.source.test_list[0][0]}
 
 
-def test_it_is_downloaded_once(tiny, tmp_path, monkeypatch, server, closed_port):
-    url, served = server
-    tiny.place(served)
-    tiny.announce(monkeypatch, url)
-    tiny.check(load(tiny.name, root=str(tmp_path / "data")))
-    assert names(tmp_path / "data") - {f".{tiny.name}.lock"} == {tiny.source.base_folder}
-    tiny.announce(monkeypatch, closed_port)
-    tiny.check(load(tiny.name, root=str(tmp_path / "data")))
+def test_it_is_downloaded_once(tiny, tmp_path, monkeypatch, server):
+    tiny.announce(monkeypatch, server.serve("cifar", tiny.archive, Reply(cut=1000), Reply()))
+    for _ in range(2):
+        tiny.check(load(tiny.name, root=str(tmp_path / "data")))
+        assert names(tmp_path / "data") == {tiny.source.base_folder}
+    assert server.ranges("cifar") == [None, "bytes=1000-"]
 
 
 @pytest.mark.parametrize("served", ["half", "another file"])
-def test_a_bad_download_leaves_nothing_behind(tmp_path, monkeypatch, server, served):
+@pytest.mark.parametrize("placed", [None, b"precious"])
+def test_a_bad_download_leaves_what_was_there(tmp_path, monkeypatch, server, served, placed):
     tiny = Tiny("cifar100")
-    tiny.place(server[1], tiny.archive[: len(tiny.archive) // 2] if served == "half" else b"<html>Please sign in.</html>")
-    tiny.announce(monkeypatch, server[0])
+    content = tiny.archive[: len(tiny.archive) // 2] if served == "half" else b"<html>Please sign in.</html>"
+    tiny.announce(monkeypatch, server.serve("cifar", content))
+    if placed is not None:
+        archive = tiny.place(tmp_path / "data", placed)
     refused(tiny, tmp_path / "data")
-    assert names(tmp_path / "data") <= {f".{tiny.name}.lock"}
+    assert names(tmp_path / "data") == (set() if placed is None else {tiny.source.filename})
+    assert placed is None or archive.read_bytes() == placed
 
 
-def test_the_originals_are_what_is_asked_for():
-    """The checksums on the page of the datasets."""
-    assert (CIFAR10.filename, CIFAR10.tgz_md5) == ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
-    assert (CIFAR100.filename, CIFAR100.tgz_md5) == ("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
+class Evil:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.trace,)
 
 
-def test_bad_archive_overwritten_by_a_download(tmp_path, monkeypatch, server, closed_port):
-    tiny = Tiny("cifar100")
-    tiny.place(server[1], b"<html>sign in</html>")
-    tiny.announce(monkeypatch, server[0])
-    archive = tiny.place(tmp_path / "data", b"precious")
-    with pytest.raises(UserError):
-        load("cifar100", root=str(tmp_path / "data"))
-    assert archive.read_bytes() == b"precious"
+@pytest.mark.parametrize("which", ["train", "test", "meta"])
+def test_a_pickle_that_calls_code_is_not_read(tiny, tmp_path, which):
+    """In an extracted folder, and in an archive."""
+    file = {"train": tiny.source.train_list[2 % len(tiny.source.train_list)][0], "test": tiny.source.test_list[0][0]}.get(
+        which, tiny.source.meta["filename"]
+    )
+    trace = tmp_path / "trace"
+    evil = pickle.dumps(Evil(trace))
+    pickle.loads(evil)
+    trace.unlink()  # it would
+    folder = tmp_path / "data"
+    tiny.extract(folder)
+    (folder / tiny.source.base_folder / file).write_bytes(evil)
+    refused(tiny, folder)
+    tiny.place(folder, tiny.pack(tiny.files | {file: evil}))
+    refused(tiny, folder)
+    tiny.place(folder)
+    tiny.check(load(tiny.name, root=str(folder)))
+    assert not trace.exists()
+
+
+def test_the_originals_are_what_is_asked_for(monkeypatch):
+    """The same as torchvision's, and the checksums on the page of the datasets."""
+    monkeypatch.undo()
+    for name, source in SOURCES.items():
+        file = ARCHIVES[name]
+        assert (file.name, file.checksum, file.urls[0]) == (source.filename, f"md5:{source.tgz_md5}", source.url)
+    assert ARCHIVES["cifar10"].checksum == "md5:c58f30108f718f92721af3b95e74349a"
+    assert ARCHIVES["cifar100"].checksum == "md5:eb9058c3a382ffc7106e4002c42a8d85"
 
 
 def test_root_is_a_file(tmp_path, closed_port):

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from late_phase import LatePhase, batchnorm, head
+from late_phase.method import ensemble_log_probs
 
 ZOO = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), head("fc")),
@@ -132,3 +133,17 @@ def test_distributed_data_parallel_is_looked_through(tmp_path, gradient_as_bucke
         models.Nested().load_state_dict(single.state_dict(), strict=True)  # plain keys
     finally:
         dist.destroy_process_group()
+
+
+def test_members_are_told_apart_within_one_autocast_block():
+    """Autocast keeps a weight's copy in bfloat16, which must not outlive the member that the weight belonged to."""
+    model, late = models.spawned(K=3, sigma0=1.0)
+    x = models.minibatches(1)[0][0]
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        together = late.ensemble(x)
+    alone = []
+    for k in range(3):
+        with torch.no_grad(), late.member(k), torch.autocast("cpu", torch.bfloat16):
+            alone.append(model(x).log_softmax(-1))
+    assert torch.equal(together, ensemble_log_probs(torch.stack(alone)))

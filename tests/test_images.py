@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from late_phase.data.images import Dataset, Images, Normalization
 from late_phase.errors import UserError
@@ -170,3 +172,76 @@ def test_test_subset_too_large():
     some = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5).long())
     with pytest.raises(UserError):
         Dataset("toy", ("a",), some, some).split(0, None, 6, 0)
+
+
+# ---------------------------------------------------------------------------------------------- images of another dataset
+
+
+@pytest.mark.parametrize("size", [(32, 32), (9, 20), (64, 40), (40, 48)])
+@pytest.mark.parametrize(("there", "wanted"), [(3, 3), (1, 1), (3, 1), (1, 3)])
+def test_images_are_fitted_as_pillow_does(there, wanted, size):
+    """Up to one grey level where the size changes, as Pillow rounds between rows and columns; else exactly."""
+    random = np.random.default_rng(0)
+    some = Images(torch.from_numpy(random.integers(0, 256, (6, there, 40, 48), dtype=np.uint8)), torch.arange(6))
+    fitted = some.fit(wanted, size)
+    assert fitted.pixels.dtype == torch.uint8 and fitted.shape == (wanted, *size) and fitted.labels.tolist() == list(range(6))
+    for before, after in zip(some.pixels, fitted.pixels, strict=True):
+        image = Image.fromarray(before.permute(1, 2, 0).numpy() if there == 3 else before[0].numpy())
+        image = image.convert("L") if wanted == 1 else image
+        expected = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR).convert("RGB" if wanted == 3 else "L"))
+        difference = after.permute(1, 2, 0).numpy().astype(int) - expected.reshape(*size, wanted)
+        assert np.abs(difference).max() <= (size != (40, 48))
+    assert torch.equal(fitted.pixels, some.fit(wanted, size).pixels)
+
+
+def test_images_that_fit_stay_as_they_are():
+    some = images(5)
+    assert some.fit(3, (6, 6)).pixels is some.pixels
+
+
+def test_many_images_become_grey():
+    some = images(2500, size=2)
+    grey = some.fit(1, (2, 2))
+    assert torch.equal(grey.pixels[[7, 1500, 2499]], some.take(torch.tensor([7, 1500, 2499])).fit(1, (2, 2)).pixels)
+
+
+def test_other_channels_can_not_be_had():
+    for there, wanted in ((2, 3), (3, 2), (4, 1)):
+        with pytest.raises(UserError, match=f"images of {there} channels can't be shown to a model of {wanted}"):
+            images(2, channels=there).fit(wanted, (6, 6))
+
+
+def test_batches_are_the_images_in_order():
+    some = images(10)
+    parts = list(some.batches(4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([part.pixels for part in parts]), some.pixels)
+    assert torch.equal(torch.cat([part.labels for part in parts]), some.labels)
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation only
+
+
+def for_evaluation(n: int = 15) -> Dataset:
+    return Dataset("other", (), None, Images.unlabelled(images(n).pixels))
+
+
+def test_unlabelled_images():
+    assert for_evaluation().test.labels.tolist() == [-1] * 15 and for_evaluation().test.labels.dtype == torch.int64
+
+
+def test_a_dataset_without_training_images():
+    whole = for_evaluation().to(torch.device("cpu"))
+    assert whole.train is None and set(whole.held_out()) == {"test"}
+    part = whole.split(0, None, 6, seed=0)
+    assert part.train is None and part.validation is None and len(part.test) == 6
+    labelled = dataset()
+    assert torch.equal(part.test.pixels, replace(labelled, test=whole.test).split(0, None, 6, seed=0).test.pixels)
+
+
+@pytest.mark.parametrize(("validation", "subset"), [(1, None), (0, 1)])
+def test_can_not_be_trained_on(validation, subset):
+    for refused in (for_evaluation().training_images, lambda: for_evaluation().split(validation, subset, None, 0)):
+        with pytest.raises(UserError, match=r"^dataset=other is for evaluation only, .*: train on another one\.$"):
+            refused()
+    assert dataset().training_images() is not None

@@ -219,10 +219,10 @@ def test_base_weights_are_frozen_at_spawn_with_gamma_theta_0(optimizer):
     assert not any(torch.equal(late.members[name][k], before[name]) for name in late.phi for k in range(3))
 
 
-def test_a_parameter_group_keeps_what_was_set_for_it():
+def test_a_parameter_group_keeps_what_is_fixed_in_it():
     model = models.plain()
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("6")]
-    groups = [{"params": rest}, {"params": model[6].parameters(), "weight_decay": 0.0}]
+    groups = [{"params": rest}, {"params": model[6].parameters(), "weight_decay": 0.3, "fixed": ("weight_decay",)}]
     late = LatePhase(
         model, torch.optim.SGD(groups, lr=0.1, weight_decay=0.3), batchnorm() + head(), phi_options={"weight_decay": 0.7}
     )
@@ -231,10 +231,10 @@ def test_a_parameter_group_keeps_what_was_set_for_it():
         (group,) = [group for group in late.param_groups if any(p is parameter for p in group["params"])]
         return group["weight_decay"]
 
-    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.3, 0.0]
+    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.3, 0.3]
     late.load_state_dict(late.state_dict())  # replaces the groups
     late.spawn()
-    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.7, 0.0]
+    assert [decay_of(p) for p in (model[0].weight, model[1].weight, model[6].weight)] == [0.3, 0.7, 0.3]
 
 
 def test_all_weights_can_be_late_phase_weights():

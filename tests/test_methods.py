@@ -10,13 +10,14 @@ from typing import NamedTuple
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from runs import TINY, StopAfter, files_in, history
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from late_phase.architectures import build
 from late_phase.layers.batch_ensemble import BatchEnsemble
-from late_phase.training.config import TrainConfig
+from late_phase.training.config import TrainConfig, from_yaml
 from late_phase.training.loop import run
 
 
@@ -157,10 +158,10 @@ def test_it_predicts(method, finished):
 
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+LARGE = ("imagenet_resnet152", "imagenet_densenet161")
 SMALL = {
     "wrn": ("architecture.width=1", "architecture.depth=10"),
     "pyramidnet": ("architecture.depth=8", "architecture.alpha=3"),
-    "lenet": (),
 }
 
 
@@ -170,14 +171,23 @@ def method_of(experiment: str) -> str:
     return name + "_swa" if "_wrn14_" in experiment else name
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(LARGE) else name for name in EXPERIMENTS],
+)
 def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
     """At toy scale: the recipe is the experiment's, images and width are small."""
     overrides = [f"+experiment={experiment}", "+debug=smoke", "runtime.progress=false", "seed=3"]
     config = composed(*overrides)
     assert config.epochs == 2 and config.late_phase.T0 == 1
-    small = ["dataset=digits", *SMALL[config.architecture.name]]
-    if config.architecture.weights is not None:
+    small = ["dataset=digits", *SMALL.get(config.architecture.name, ())]
+    if config.dataset.name == "imagenet":
+        assert config.architecture.weights == "IMAGENET1K_V1"
+        photos(tmp_path / "photos", ("train", "test"), 14, 32)
+        small = ["dataset=image_folder", f"dataset.root='{tmp_path / 'photos'}'", "architecture.weights=null"]
+        # The networks are large, and so deep that statistics of two images bring them to infinity.
+        small += ["dataset.subset=16", "batch_size=8", f"late_phase.K={min(config.late_phase.K, 2)}"]
+    elif config.architecture.weights is not None:
         assert config.architecture.weights == "outputs/cifar100_wrn_base/default/seed=3"
         base = tmp_path / "base" / "default" / "seed=3"
         run(composed("+experiment=cifar100_wrn_base", *overrides[1:], *small), base)
@@ -186,6 +196,34 @@ def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
         small += ["averaging.samples=2"]
     record = run(composed(*overrides, *small, "dataset.test_subset=4"), tmp_path / "a" / "b" / "seed=3")
     assert list(record["metrics"]) == list(METHODS[method_of(experiment)].predictors)
+
+
+def test_training_streams_imagenet_from_disk_and_resumes(tmp_path, composed, monkeypatch):
+    """In its own folders and sizes; the network is small."""
+    photos(tmp_path / "imagenet", ("train", "val"), 12, 300)
+    overrides = ["+experiment=imagenet_resnet50_lpbn", "+debug=smoke", "architecture=wrn", *SMALL["wrn"], "late_phase.K=3"]
+    overrides += [f"dataset.root='{tmp_path / 'imagenet'}'", "dataset.subset=10", "dataset.workers=0", "dataset.test_subset=6"]
+    whole, stopped = (tmp_path / name / "default" / "seed=0" for name in ("whole", "stopped"))
+    record = run(composed(*overrides), whole)
+    assert record["metrics"]["ensemble"].keys() == {"test_accuracy", "test_nll", "test_ece"}
+    assert composed(*overrides).late_phase.gamma_theta == pytest.approx(1 / 3)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 7)  # of 2 epochs of 5 minibatches
+        with pytest.raises(SystemExit):
+            run(composed(*overrides), stopped)
+    run(composed(*overrides, "dataset.workers=1"), stopped)
+    for name in ("model.safetensors", "members.safetensors", "predictions/test.safetensors"):
+        assert (whole / name).read_bytes() == (stopped / name).read_bytes(), name
+
+
+def photos(root: Path, splits: tuple[str, ...], count: int, size: int) -> None:
+    """``count`` noisy photographs of each of two classes in each split."""
+    for split in splits:
+        for i, name in enumerate(("n01440764", "n01443537")):
+            (root / split / name).mkdir(parents=True)
+            for j in range(count):
+                noise = Image.effect_noise((size, size), 40 + 60 * i)
+                Image.merge("RGB", (noise,) * 3).save(root / split / name / f"{j}.jpg")
 
 
 def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
@@ -198,3 +236,45 @@ def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
         ]
         assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
         assert (config.architecture.dropout > 0) == (method == "dropout")
+
+
+@pytest.mark.parametrize("method", ["lprank1", "lphnet_swa", "lpbn_swa"])
+def test_in_bfloat16_the_exported_model_has_the_precision_of_its_weights(method, tmp_path, composed):
+    directory = tmp_path / method / "default" / "seed=0"
+    run(composed(*tiny(method), "compute.precision=bf16"), directory)
+    for path in directory.glob("**/model.safetensors"):
+        plain = build("lenet", 1, 10).state_dict()
+        assert {name: value.dtype for name, value in load_file(path).items()} == {n: v.dtype for n, v in plain.items()}
+    for name, members in load_file(directory / "predictions" / "test.safetensors").items():
+        assert "ensemble" not in name or not torch.equal(members[0], members[1])
+
+
+@pytest.mark.parametrize("method", ["lprank1", "lpbn"])
+def test_statistics_of_the_single_model_are_its_own(method, finished, tmp_path, composed):
+    """How they are had changes nothing about the members, also where these share running statistics."""
+    directory = tmp_path / method / "default" / "seed=0"
+    run(composed(*tiny(method), "late_phase.running_statistics=recompute"), directory)
+    mean, recomputed = (load_file(path / "predictions" / "test.safetensors") for path in (finished(method), directory))
+    assert torch.equal(mean["ensemble"], recomputed["ensemble"]) and not torch.equal(mean["single"], recomputed["single"])
+
+
+def test_what_another_run_left_is_not_taken_for_its_own(finished, tmp_path, composed):
+    directory = tmp_path / "base" / "default" / "seed=0"
+    (directory / "swa").mkdir(parents=True)
+    for name in ("members.safetensors", "base.safetensors", "swa/model.safetensors"):
+        (directory / name).write_bytes((finished("lphnet_swa") / name).read_bytes())
+    run(composed(*tiny("base")), directory)
+    assert {name for name in files_in(directory) if name.endswith(".safetensors")} == {
+        "model.safetensors",
+        "predictions/test.safetensors",
+        "predictions/train.safetensors",
+        "predictions/validation.safetensors",
+    }
+
+
+def test_a_run_of_the_first_version_is_read(finished, tmp_path):
+    text = (finished("base") / "config.yaml").read_text()
+    old = text.replace("ensemble:\n  name: none\n", "").replace("averaging:\n  name: none\n  start: null\n", "")
+    assert len(old) < len(text) - 40
+    (tmp_path / "config.yaml").write_text(old)
+    assert from_yaml(tmp_path / "config.yaml") == from_yaml(finished("base") / "config.yaml")

@@ -1,4 +1,4 @@
-"""Metrics against torchmetrics and against sums done by hand."""
+"""Metrics against torchmetrics, scikit-learn and SciPy, and against sums done by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import pdist
+from scipy.special import rel_entr
+from scipy.stats import entropy as scipy_entropy
+from sklearn.metrics import brier_score_loss
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from late_phase.evaluation.metrics import accuracy, ece, nll
+from late_phase.evaluation.metrics import accuracy, brier, disagreement, ece, entropy, nll, pairwise_kl
 from late_phase.method import ensemble_log_probs
 
 
@@ -135,3 +139,97 @@ def test_an_ensemble_of_one_is_its_member():
 def test_improbable_labels_do_not_vanish_in_the_ensemble():
     """Probabilities of exp(-200) and exp(-300), which single precision hasn't."""
     assert ensemble_log_probs(torch.tensor([-200.0, -300.0])).item() == pytest.approx(-200 - math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("sharpness", [0.3, 8.0])
+def test_brier_score_is_that_of_scikit_learn(classes, sharpness):
+    log_probs, labels = predictions(classes=classes, sharpness=sharpness)
+    probs = log_probs.exp()
+    expected = brier_score_loss(labels, (probs / probs.sum(1, keepdim=True)).numpy(), labels=range(classes), scale_by_half=False)
+    assert brier(log_probs, labels) == pytest.approx(expected, rel=1e-12)
+
+
+def test_brier_score_of_certainty():
+    certain = torch.tensor([[0.0, -math.inf, -math.inf]]).expand(4, 3)
+    assert brier(certain, torch.zeros(4, dtype=torch.long)) == 0
+    assert brier(certain, torch.tensor([1, 2, 1, 2])) == 2
+    assert brier(certain, torch.tensor([0, 0, 0, 1])) == 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("sharpness", [0.0, 0.3, 8.0, 1000.0])
+def test_entropy_is_that_of_scipy(classes, sharpness):
+    log_probs, _ = predictions(classes=classes, sharpness=sharpness)
+    expected = torch.from_numpy(scipy_entropy(log_probs.exp().numpy(), axis=1))
+    torch.testing.assert_close(entropy(log_probs), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_entropy_of_certainty_and_of_ignorance():
+    assert entropy(torch.tensor([0.0, -math.inf, -math.inf])).item() == 0
+    assert entropy(torch.tensor([0.5, 0.5, 0.0]).log()).item() == pytest.approx(math.log(2), rel=1e-7)
+    assert entropy(torch.full((2, 7), -math.log(7))).tolist() == pytest.approx([math.log(7)] * 2, rel=1e-7)
+    assert entropy(torch.tensor([[0.0]])).item() == 0, "of one class only"
+
+
+def test_entropy_of_single_precision_is_that_of_double_for_confident_predictions():
+    """The likeliest class' probability is 1 - 2e-9, whose log is 0 in single precision and gives 4 % of the entropy."""
+    logits = torch.tensor([[21.0, 0.0, 0.0, -1.0], [30.0, 0.0, 3.0, -5.0]], dtype=torch.float64)
+    log_probs, single = logits.log_softmax(1), logits.float().log_softmax(1)
+    assert single[:, 0].tolist() == [0, 0] and (log_probs[:, 0] < 0).all()
+    torch.testing.assert_close(entropy(single), entropy(log_probs), rtol=1e-6, atol=0)
+    truth = torch.from_numpy(scipy_entropy(log_probs.exp().numpy(), axis=1))
+    torch.testing.assert_close(entropy(log_probs), truth, rtol=1e-5, atol=0)
+
+
+def members(n: int = 4, examples: int = 300, classes: int = 7) -> Tensor:
+    return torch.stack([predictions(examples, classes, seed=seed)[0] for seed in range(n)])
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_disagreement_is_the_mean_hamming_distance_of_scipy(n):
+    expected = pdist(members(n).argmax(-1).numpy(), "hamming").mean()
+    assert disagreement(members(n)) == pytest.approx(expected, rel=1e-12)
+    assert 0.5 < expected < 1
+
+
+def test_disagreement_by_hand():
+    """Three members, of which on the first example all agree, on the second two, on the third none."""
+    predicted = torch.tensor([[0, 1, 2], [0, 1, 0], [0, 2, 1]])
+    assert disagreement(F.one_hot(predicted, 3).double().log()) == pytest.approx((0 + 2 / 3 + 1) / 3)
+    assert disagreement(members(1).expand(3, -1, -1)) == 0
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_divergence_of_members_is_that_of_scipy(n):
+    probs = members(n).exp().numpy()
+    pairs = [rel_entr(probs[i], probs[j]).sum(1).mean() for i in range(n) for j in range(n) if i != j]
+    assert pairwise_kl(members(n)) == pytest.approx(sum(pairs) / len(pairs), rel=1e-10)
+    assert pairwise_kl(members(n).float()) == pytest.approx(sum(pairs) / len(pairs), rel=1e-5)
+
+
+def test_divergence_where_probabilities_are_zero():
+    """Two members without the third class, one of which is certain, and one that has it."""
+    half, certain = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([1.0, 0.0, 0.0]).log()
+    assert pairwise_kl(torch.stack((certain, certain))[:, None]) == 0
+    assert pairwise_kl(torch.stack((half, certain))[:, None]) == math.inf
+    third = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]]).log()[:, None]
+    expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3) + 0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2
+    assert pairwise_kl(third) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", [accuracy, ece, brier])
+def test_metrics_of_no_examples_are_refused(metric):
+    with pytest.raises(ValueError, match="no examples"):
+        metric(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(ValueError, match="no examples"):
+        nll(torch.zeros(0))
+
+
+@pytest.mark.parametrize("diversity", [disagreement, pairwise_kl])
+def test_diversity_of_no_pair_is_refused(diversity):
+    with pytest.raises(ValueError, match="there are 1 members"):
+        diversity(members(1))
+    with pytest.raises(ValueError, match="no examples"):
+        diversity(torch.zeros(2, 0, 5))
+    assert diversity(torch.zeros(2, 3, 1)) == 0, "of one class only"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from late_phase import LatePhase, batchnorm, head
 from late_phase.data.images import Images, Normalization
+from late_phase.digests import tensor_digest
 from late_phase.evaluation import predict, predictors
 from late_phase.evaluation.metrics import accuracy, ece, nll
 
@@ -102,8 +103,8 @@ def test_files_have_labels_and_predictions_of_each_member(late, splits, tmp_path
 
 def test_metrics_are_those_of_direct_computation(late, splits, tmp_path):
     predict.write_predictions(tmp_path, splits, both(late), NORMALIZATION)
-    metrics = predict.read_metrics(tmp_path)
-    assert set(metrics) == {"single", "ensemble"}
+    metrics = predict.read_metrics(tmp_path, splits)
+    assert list(metrics) == ["single", "ensemble"]
     models = {"single": [late.average()], "ensemble": [member(late, k) for k in range(K)]}
     for name, row in metrics.items():
         expected = {}
@@ -152,5 +153,33 @@ def test_modes_return_after_an_error(late):
     assert [module.training for module in late.model.modules()] == modes
 
 
-def test_no_file_no_metrics(tmp_path):
-    assert predict.read_metrics(tmp_path) == {}
+def test_predictions_of_the_same_content_are_kept(late, splits, tmp_path, monkeypatch):
+    """That is the weights' ``content``, what predicts, pixels and labels; not names of files, or their dates."""
+    ways = both(late)
+
+    def written(content: str = "weights", **changed: Images) -> set[str]:
+        before = {split: (tmp_path / f"{split}.safetensors").stat().st_ino for split in splits}
+        predict.write_predictions(tmp_path, splits | changed, ways, NORMALIZATION, content=content)
+        return {split for split in splits if (tmp_path / f"{split}.safetensors").stat().st_ino != before[split]}
+
+    predict.write_predictions(tmp_path, splits, ways, NORMALIZATION, content="weights")
+    assert written() == set()
+    assert written(test=Images(splits["test"].pixels.clone(), splits["test"].labels.clone())) == set()
+    pixels, labels = splits["test"].pixels.clone(), splits["test"].labels.clone()
+    pixels[0, 0, 0, 0] ^= 1
+    assert written(test=Images(pixels, splits["test"].labels)) == {"test"}
+    labels[0] = (labels[0] + 1) % 5
+    assert written(test=Images(splits["test"].pixels, labels)) == {"test"}
+    assert written(content="other weights") == set(splits)
+    ways = {"single": ways["single"]}
+    assert written(content="other weights") == set(splits)
+    (tmp_path / "train.safetensors").write_bytes(b"damaged")
+    assert written(content="other weights") == {"train"}
+
+
+def test_a_models_digest_is_that_of_its_weights_and_buffers():
+    model = plain()
+    first = tensor_digest(model.state_dict().values())
+    assert tensor_digest(copy.deepcopy(model).state_dict().values()) == first
+    model[1].running_mean[0] += 1
+    assert tensor_digest(model.state_dict().values()) != first

@@ -7,13 +7,12 @@ import copy
 import pytest
 import torch
 from models import plain, spawned
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from late_phase.averaging.swag import SWAG
 from late_phase.data.images import Images, Normalization
 from late_phase.evaluation import predictors
-from late_phase.evaluation.predict import combine_predictions, predict
+from late_phase.evaluation.predict import predict
 from late_phase.layers.batch_ensemble import BatchEnsemble
 from late_phase.running_statistics import running_statistics
 
@@ -114,22 +113,28 @@ def test_swag_at_scale_0_is_swa():
     assert not torch.allclose(spread[0], spread[1])
 
 
-def write(folder, labels: Tensor, **values: Tensor) -> None:
-    folder.mkdir(parents=True)
-    save_file({"labels": labels, **values}, folder / "test.safetensors")
+def test_several_ensembles_are_one_with_the_members_of_all():
+    late, other = spawned(K=3)[1], spawned(K=2, steps=6)[0]
+    both = predictors.several([predictors.members(late.average(), late.members), predictors.single(other)])
+    found = predicted(both)
+    assert torch.equal(found[:3], predicted(predictors.members(late.average(), late.members)))
+    assert torch.equal(found[3:], predicted(predictors.single(other)))
+    assert torch.equal(predicted(both), found)
 
 
-def test_several_runs_make_one_ensemble(tmp_path):
-    labels, random = torch.tensor([0, 1]), torch.randn(3, 3, 2, 4)
-    for i in range(3):
-        extra = {"ensemble": random[i]} if i else {}
-        write(tmp_path / str(i), labels, single=random[i, :1].clone(), **extra)
-    combine_predictions(tmp_path / "all", [tmp_path / str(i) for i in range(3)])
-    found = load_file(tmp_path / "all" / "test.safetensors")
-    assert found.keys() == {"labels", "single"} and torch.equal(found["single"], random[:, 0])
-    write(tmp_path / "other", torch.tensor([0, 2]), single=random[0, :1].clone())
-    with pytest.raises(ValueError, match="are not those of the others"):
-        combine_predictions(tmp_path / "all", [tmp_path / "0", tmp_path / "other"])
-    write(tmp_path / "third", labels, swa=random[0, :1].clone())
-    with pytest.raises(ValueError, match="no predictions in common"):
-        combine_predictions(tmp_path / "all", [tmp_path / "0", tmp_path / "third"])
+@pytest.mark.parametrize("way", ["members", "swag"])
+def test_under_autocast_no_member_is_taken_for_another(way):
+    """Autocast keeps a weight's copy in bfloat16, which must not outlive the weight's value."""
+    torch.manual_seed(0)
+    model = plain()
+    values = {name: torch.stack([p.detach() + torch.randn_like(p) * 0.3 for _ in range(3)]) for name, p in model.named_parameters()}
+    if way == "members":
+        predictor = predictors.members(model, values)
+    else:
+        weights = [{name: value[k] for name, value in values.items()} for k in range(3)]
+        predictor = predictors.swag(model, lambda: iter(weights), [{}] * 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = predicted(predictor)
+    for k, member in enumerate(predictor()):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(found[k], predict(predictors.single(member), {"test": images()}, NORMALIZATION)["test"][0])

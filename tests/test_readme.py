@@ -8,6 +8,7 @@ import torch
 import torchvision
 from conftest import ROOT
 
+from late_phase.data.prepare import PREPARED
 from late_phase.training.config import SCHEMAS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,5 +42,7 @@ def test_links_and_commands_lead_somewhere():
     for target in targets + re.findall(r"python ((?:scripts/)?\w+\.py)", README):
         assert (ROOT / target.partition("#")[0]).exists(), target
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z]+)", README):
+    for target in re.findall(r"make ([a-z0-9]+)(?!-)\b", README):
         assert target in ("lists",) or f"\n{target}:" in makefile, target
+    for name in re.findall(r"make data-(\w+)", README):
+        assert name in PREPARED and "\ndata-%:" in makefile

@@ -53,6 +53,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What :func:`write_json` wrote; None if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str | None = None) -> None:
     """A safetensors file; with at most one metadata entry, as several have no fixed order, and equal runs make equal bytes."""
     contiguous, written = {}, set()

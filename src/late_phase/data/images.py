@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from late_phase.digests import tensor_digest
 from late_phase.errors import UserError
 from late_phase.seeding import generator
+
+HISTOGRAM_BATCH_SIZE = 1000
+
+UNLABELLED = -1
+"""The label of images that have none."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: ``pixels`` ``[examples, channels, height, width]`` uint8, ``labels`` ``[examples]`` int64."""
+    """Images: ``pixels`` ``[examples, channels, height, width]`` uint8, ``labels`` ``[examples]`` int64, -1 where there is none."""
 
     pixels: Tensor
     labels: Tensor
 
+    @classmethod
+    def unlabelled(cls, pixels: Tensor) -> Images:
+        return cls(pixels, torch.full((len(pixels),), UNLABELLED, device=pixels.device))
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    def fingerprint(self) -> str:
+        """A hash of pixels and labels."""
+        return tensor_digest([self.pixels, self.labels])
 
     def take(self, indices: Tensor) -> Images:
         return Images(self.pixels[indices], self.labels[indices])
@@ -29,20 +55,67 @@ class Images:
     def to(self, device: torch.device) -> Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
+    def batches(self, size: int) -> Iterator[Images]:
+        """The images in their order, ``size`` at a time; the last ones may be fewer."""
+        for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
+            yield Images(pixels, labels)
+
+    def fit(self, channels: int, size: tuple[int, int]) -> Images:
+        """The images in so many ``channels`` and of ``size`` (height, width), to be shown to a model of other images.
+
+        Colours become their luminance (ITU-R 601-2, as Pillow's), grey becomes three equal channels; the size is changed
+        bilinearly, with antialiasing. All in integers on the CPU: the result is the same on every device.
+
+        Raises:
+            UserError: there is no such way from the channels that there are to those wanted.
+        """
+        pixels, there = self.pixels, self.pixels.shape[1]
+        if channels != there and {channels, there} != {1, 3}:
+            raise UserError(
+                f"images of {there} channels can't be shown to a model of {channels}: choose images of 1 or 3 channels."
+            )
+        if channels < there:
+            pixels = torch.cat([_luminance(some) for some in pixels.split(1000)])
+        if tuple(pixels.shape[2:]) != tuple(size):
+            resized = F.interpolate(pixels.cpu(), size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
+            pixels = resized.to(pixels.device)
+        if channels > there:
+            pixels = pixels.repeat(1, channels, 1, 1)
+        return Images(pixels, self.labels)
+
+
+def _luminance(pixels: Tensor) -> Tensor:
+    """``[examples, 3, height, width]`` uint8 -> ``[examples, 1, height, width]`` uint8."""
+    red, green, blue = pixels.int().unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)[:, None]
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images of the same classes, and validation images if some were held out of the training images."""
+    """Training and test images of the same classes, and validation images if some were held out of the training images.
+
+    A dataset for evaluation only has no training images, and if its images have no labels, no classes.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Images
+    train: Images | None
     test: Images
     validation: Images | None = None
 
     def to(self, device: torch.device) -> Dataset:
-        validation = None if self.validation is None else self.validation.to(device)
-        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+        train, validation = (None if images is None else images.to(device) for images in (self.train, self.validation))
+        return replace(self, train=train, test=self.test.to(device), validation=validation)
+
+    def training_images(self) -> Images:
+        """The training images.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.train is None:
+            raise UserError(f"dataset={self.name} is for evaluation only, it has no training images: train on another one.")
+        return self.train
 
     def held_out(self) -> dict[str, Images]:
         """The images that the model isn't trained on, by the name of their split."""
@@ -56,23 +129,27 @@ class Dataset:
         Raises:
             UserError: there are not as many images.
         """
-        left = len(self.train) - validation
-        if left < max(subset or 1, 1):
-            raise UserError(
-                f"dataset.validation={validation} and dataset.subset={subset} ask for more than the {len(self.train)} training "
-                f"images of {self.name}: choose smaller numbers."
-            )
         if (test_subset or 1) > len(self.test):
             raise UserError(
                 f"dataset.test_subset={test_subset} is more than the {len(self.test)} test images of {self.name}: choose fewer."
             )
-        order = torch.randperm(len(self.train), generator=generator(seed, "split"))
         test_order = torch.randperm(len(self.test), generator=generator(seed, "test subset"))
+        test = self.test.take(test_order[:test_subset].sort().values)
+        if self.train is None and not validation and subset is None:
+            return replace(self, test=test)
+        train = self.training_images()
+        left = len(train) - validation
+        if left < max(subset or 1, 1):
+            raise UserError(
+                f"dataset.validation={validation} and dataset.subset={subset} ask for more than the {len(train)} training "
+                f"images of {self.name}: choose smaller numbers."
+            )
+        order = torch.randperm(len(train), generator=generator(seed, "split"))
         return replace(
             self,
-            train=self.train.take(order[validation:][:subset].sort().values),
-            test=self.test.take(test_order[:test_subset].sort().values),
-            validation=self.train.take(order[:validation].sort().values) if validation else None,
+            train=train.take(order[validation:][:subset].sort().values),
+            test=test,
+            validation=train.take(order[:validation].sort().values) if validation else None,
         )
 
 
@@ -91,10 +168,13 @@ class Normalization:
             UserError: a channel is constant.
         """
         values = torch.arange(256, dtype=torch.float64) / 255
+        counts = torch.zeros(images.shape[0], 256, dtype=torch.float64)
+        for batch in images.batches(HISTOGRAM_BATCH_SIZE):
+            for channel, own in enumerate(counts):
+                own += torch.bincount(batch.pixels[:, channel].flatten().cpu(), minlength=256)
         mean, std = [], []
-        for channel in range(images.pixels.shape[1]):
-            counts = torch.bincount(images.pixels[:, channel].flatten().cpu(), minlength=256).double()
-            weights = counts / counts.sum()
+        for channel, own in enumerate(counts):
+            weights = own / own.sum()
             mean.append(float(weights @ values))
             std.append(float((weights @ (values - mean[-1]) ** 2).sqrt()))
             if std[-1] == 0:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
+from late_phase.digests import digest
 from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
 from late_phase.evaluation.predictors import Predictor
 from late_phase.files import write_tensors
@@ -25,8 +27,8 @@ PREDICTORS = ("single", "ensemble", "mc_dropout", "swa", "swa_ensemble", "swa_mc
 @torch.no_grad()
 def log_probs(model: nn.Module, images: Images, normalization: Normalization) -> Tensor:
     """The model's log-probabilities ``[examples, classes]`` in the mode that it is in, without augmentation, float32 on the CPU."""
-    batches = images.pixels.split(EVALUATION_BATCH_SIZE)
-    return torch.cat([model(normalization(pixels)).float().log_softmax(-1) for pixels in batches]).cpu()
+    batches = images.batches(EVALUATION_BATCH_SIZE)
+    return torch.cat([model(normalization(batch.pixels)).float().log_softmax(-1).cpu() for batch in batches])
 
 
 def predict(predictor: Predictor, splits: Mapping[str, Images], normalization: Normalization, seed: int = 0) -> dict[str, Tensor]:
@@ -39,61 +41,60 @@ def predict(predictor: Predictor, splits: Mapping[str, Images], normalization: N
     predicted: dict[str, list[Tensor]] = {split: [] for split in splits}
     for k, model in enumerate(predictor()):
         for split, images in splits.items():
-            with global_generators(images.pixels.device, seed, "predict", k, split):
+            with global_generators(images.device, seed, "predict", k, split):
                 predicted[split].append(log_probs(model, images, normalization))
     return {split: torch.stack(members) for split, members in predicted.items()}
 
 
 def write_predictions(
-    folder: Path, splits: Mapping[str, Images], predictors: Mapping[str, Predictor], normalization: Normalization, seed: int = 0
+    folder: Path,
+    splits: Mapping[str, Images],
+    predictors: Mapping[str, Predictor],
+    normalization: Normalization,
+    seed: int = 0,
+    content: str = "",
 ) -> None:
     """Writes ``<split>.safetensors`` for each split: ``labels`` ``[examples]`` and for each predictor its log-probabilities.
 
     Those are ``[members, examples, classes]``; of the training images, which are many, the labels' only, ``[members, examples]``.
-    Files of other splits are removed.
+    A file that is there already is left as it is if it was made of the same content.
+
+    Args:
+        content: stands for all that the predictions depend on besides the images.
     """
-    tensors = {split: {"labels": images.labels.cpu()} for split, images in splits.items()}
+    contents = {split: digest(content, *predictors, images.fingerprint()) for split, images in splits.items()}
+    missing = {split: images for split, images in splits.items() if read_content(folder, split) != contents[split]}
+    if not missing:
+        return
+    tensors = {split: {"labels": images.labels.cpu()} for split, images in missing.items()}
     for name, predictor in predictors.items():
-        for split, predicted in predict(predictor, splits, normalization, seed).items():
+        for split, predicted in predict(predictor, missing, normalization, seed).items():
             tensors[split][name] = label_log_probs(predicted, tensors[split]["labels"]) if split == "train" else predicted
-    _write(folder, tensors)
-
-
-def combine_predictions(folder: Path, folders: Sequence[Path]) -> None:
-    """Joins the prediction files of several runs into a deep ensemble's: the members of a predictor are those of all the runs.
-
-    Raises:
-        ValueError: the runs have no split and predictor in common, or different labels.
-    """
-    found = [{path.stem: load_file(path) for path in sorted(other.glob("*.safetensors"))} for other in folders]
-    splits = [split for split in found[0] if all(split in run for run in found)]
-    tensors: dict[str, dict[str, Tensor]] = {}
-    for split in splits:
-        labels = found[0][split]["labels"]
-        if not all(torch.equal(run[split]["labels"], labels) for run in found):
-            raise ValueError(f"the {split} images of {folders[0]} are not those of the others")
-        names = [name for name in found[0][split] if name != "labels" and all(name in run[split] for run in found)]
-        tensors[split] = {"labels": labels} | {name: torch.cat([run[split][name] for run in found]) for name in names}
-    if not any(len(names) > 1 for names in tensors.values()):
-        raise ValueError(f"{', '.join(map(str, folders))} have no predictions in common")
-    _write(folder, tensors)
-
-
-def _write(folder: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
-    for other in folder.glob("*.safetensors"):
-        if other.stem not in tensors:
-            other.unlink()
     for split, predictions in tensors.items():
-        write_tensors(folder / f"{split}.safetensors", predictions)
+        write_tensors(folder / f"{split}.safetensors", predictions, metadata=contents[split])
 
 
-def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
+def read_content(folder: Path, split: str) -> str | None:
+    """What a prediction file says that it was made of; None if there is no whole file."""
+    try:
+        with safe_open(folder / f"{split}.safetensors", "pt") as file:
+            return (file.metadata() or {}).get("late_phase")
+    except (OSError, SafetensorError):
+        return None
+
+
+def read_predictions(folder: Path, split: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Each predictor's log-probabilities in a file of :func:`write_predictions`, in the order of ``PREDICTORS``, and the labels."""
+    tensors = load_file(folder / f"{split}.safetensors")
+    return {name: tensors[name] for name in PREDICTORS if name in tensors}, tensors["labels"]
+
+
+def read_metrics(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, float]]:
     """Metrics of each predictor from the files of :func:`write_predictions`: accuracy, NLL in nats, ECE, and the training loss."""
     metrics: dict[str, dict[str, float]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        split, tensors = path.stem, load_file(path)
-        labels = tensors.pop("labels")
-        for name, members in tensors.items():
+    for split in splits:
+        predictions, labels = read_predictions(folder, split)
+        for name, members in predictions.items():
             predicted = ensemble_log_probs(members)
             row = metrics.setdefault(name, {})
             if split == "train":
@@ -102,4 +103,4 @@ def read_metrics(folder: Path) -> dict[str, dict[str, float]]:
                 row[f"{split}_accuracy"] = accuracy(predicted, labels)
                 row[f"{split}_nll"] = nll(label_log_probs(predicted, labels))
                 row[f"{split}_ece"] = ece(predicted, labels)
-    return {name: metrics[name] for name in PREDICTORS if name in metrics}
+    return metrics

@@ -69,6 +69,16 @@ def batch_ensemble(model: BatchEnsemble) -> Predictor:
     return models
 
 
+def several(predictors: Sequence[Predictor]) -> Predictor:
+    """The members of several ensembles, one ensemble after the other: a deep ensemble, where they are finished runs."""
+
+    def models() -> Iterator[nn.Module]:
+        for predictor in predictors:
+            yield from predictor()
+
+    return models
+
+
 def swag_weights(posterior: SWAG, samples: int, scale: float, seed: int) -> Iterator[dict[str, Tensor]]:
     """The samples' weights; always the same ones."""
     for sample in range(samples):

@@ -48,7 +48,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         UserError: there is none.
     """
     folders = list(folders)
-    patterns = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/*/metrics.json")
+    patterns = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
     found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
     found |= {folder / "metrics.json" for folder in folders if folder.resolve().name.startswith("seed=")}
     runs = [read_run(path) for path in sorted({path.resolve() for path in found}) if path.exists()]
@@ -69,7 +69,7 @@ def read_run(path: Path) -> Run:
         if not record["metrics"]:
             raise ValueError("metrics.json has no metrics")
         if isinstance(record["seed"], list):
-            directory = path.parents[3] / f"seed={record['seed'][0]}"
+            directory = path.parents[2] / f"seed={record['seed'][0]}"
         else:
             with (directory / "history.csv").open(encoding="utf-8") as file:
                 history = list(csv.DictReader(file))
@@ -83,10 +83,10 @@ def read_run(path: Path) -> Run:
 def copy_runs(runs: Sequence[Run], to: Path) -> None:
     """Config, history and metrics of each run, without weights and predictions: what to keep with a published result."""
     for run in runs:
-        parts = run.directory.resolve().parts[-3 if run.history else -5 :]
+        parts = run.directory.resolve().parts[-3 if run.history else -4 :]
         target = to.joinpath(*parts)
         target.mkdir(parents=True, exist_ok=True)
-        for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("metrics.json",):
+        for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("accuracy.json",):
             shutil.copyfile(run.directory / name, target / name)
 
 
@@ -111,6 +111,11 @@ def table(runs: Sequence[Run]) -> str:
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [mean_and_std([m[key] * scale for m in metrics], digits) for key, scale, digits in columns.values()]
             rows.append([name, predictor, *cells, str(len(group))])
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with the columns aligned; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

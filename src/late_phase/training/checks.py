@@ -11,6 +11,7 @@ from late_phase.training.config import (
     AdamConfig,
     BatchEnsembleConfig,
     BreakpointsConfig,
+    ImageNetConfig,
     MultistepConfig,
     Rank1Config,
     SGDConfig,
@@ -40,6 +41,8 @@ def check(config: TrainConfig) -> TrainConfig:
     for key in ("epochs", "batch_size", "late_phase.K", "dataset.subset", "dataset.test_subset", "runtime.threads"):
         at_least(key, 1)
     at_least("architecture.mc_samples", 1)
+    if isinstance(config.dataset, ImageNetConfig):
+        at_least("dataset.workers", 0)
     at_least("runtime.evaluate_swa_every", 0)
     for key in ("dataset.crop_padding", "dataset.cutout", "dataset.validation", "late_phase.sigma0", "late_phase.T0"):
         at_least(key, 0)
@@ -67,7 +70,18 @@ def check(config: TrainConfig) -> TrainConfig:
         raise UserError(f"seed={config.seed} is out of range: choose from 0 to below 2^63.")
     if (config.runtime.threads or 1) > 1024:
         raise UserError(f"runtime.threads={config.runtime.threads} is more than a machine has cores: choose at most 1024.")
-    if (config.late_phase.T0 or 0) > config.epochs:
+    late = config.late_phase
+    if late.head and late.name in ("none", "accumulation"):
+        raise UserError(
+            f"late_phase.head=True is a late-phase weight, and late_phase={late.name} has none: choose late_phase=head."
+        )
+    if not late.head and late.name == "head":
+        raise UserError(
+            "late_phase.head=False leaves no late-phase weight: choose late_phase.head=true, or late_phase=accumulation."
+        )
+    if late.name == "accumulation" and late.gamma_theta == 0:
+        raise UserError("late_phase.gamma_theta=0 leaves nothing to train after T0: choose 1 or 1/K, or other late-phase weights.")
+    if late.name != "none" and (late.T0 or 0) > config.epochs:
         raise UserError(
             f"late_phase.T0={config.late_phase.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
         )

@@ -34,6 +34,7 @@ def register_schemas() -> None:
         for name, schema in types.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
     OmegaConf.register_new_resolver("variant", variant, replace=True)
+    OmegaConf.register_new_resolver("inverse", lambda a: 1 / a, replace=True)
     OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
@@ -75,7 +76,7 @@ def quote_paths(arguments: list[str]) -> list[str]:
     quoted = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        quoted.append(f"{key}='{value}'" if "=" in value and not re.search(r"['\"\[{]", value) else argument)
+        quoted.append(f"{key}='{value}'" if "=" in value and not re.search(r"['\"\[]|(?<!\$){", value) else argument)
     return quoted
 
 
@@ -143,6 +144,8 @@ def explain(error: BaseException) -> str:
         return f"{choice[1]} is not chosen: add {choice[1]}=NAME."
     if full and "missing mandatory value" in text.lower():
         return f"{full[1]} is not set: add {full[1]}=VALUE."
+    if full and "is not a ListConfig" in text:
+        return f"{full[1]} is a list: write {full[1]}=[...]."
     if full:
         reason = next(line for line in text.splitlines() if line.strip() and "Error merging override" not in line)
         return f"{full[1]}: {reason.strip()}."

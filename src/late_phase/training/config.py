@@ -45,6 +45,12 @@ class ImageFolderConfig(DatasetConfig):
 
 
 @dataclass
+class ImageNetConfig(DatasetConfig):
+    root: str = MISSING
+    workers: int = MISSING
+
+
+@dataclass
 class ArchitectureConfig:
     name: str = MISSING
     channels_last: bool = False
@@ -197,15 +203,27 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-OWN_DATASET = "own"
-"""The dataset that a run was trained on, for its evaluation."""
+OWN = "own"
+"""The dataset that a run was trained on, and the architecture of its model, for its evaluation."""
+
+
+@dataclass
+class FlatnessConfig:
+    sigmas: list[float] = MISSING
+    draws: int = MISSING
 
 
 @dataclass
 class EvaluateConfig:
-    run: str = MISSING
+    suite: str = MISSING
+    run: str | None = None
     seeds: list[int] | None = None
-    dataset: DatasetConfig = field(default_factory=lambda: DatasetConfig(name=OWN_DATASET))
+    to: str | None = None
+    dataset: DatasetConfig = field(default_factory=lambda: DatasetConfig(name=OWN))
+    architecture: ArchitectureConfig = field(default_factory=lambda: ArchitectureConfig(name=OWN))
+    ood: list[str] | None = None
+    root: str = MISSING
+    flatness: FlatnessConfig = field(default_factory=FlatnessConfig)
     runtime: MachineConfig = field(default_factory=MachineConfig)
 
 
@@ -215,6 +233,13 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "cifar10": DownloadedConfig,
         "cifar100": DownloadedConfig,
         "image_folder": ImageFolderConfig,
+        "imagenet": ImageNetConfig,
+        "svhn": DownloadedConfig,
+        "lsun_resize": DownloadedConfig,
+        "tiny_imagenet_resize": DownloadedConfig,
+        "photo_patches": DatasetConfig,
+        "digits_rotated": DatasetConfig,
+        "noise": DatasetConfig,
     },
     "architecture": {
         "lenet": LeNetConfig,
@@ -241,7 +266,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 """Config group -> name -> type: the one place where the names of choices are listed for the configs."""
 
-NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache")
+NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers")
 """Keys that may change between two starts of the same run: they say where and how it is computed and shown, not what."""
 
 
@@ -291,7 +316,8 @@ def from_yaml(path: Path) -> TrainConfig:
         UserError: the file isn't one.
     """
     try:
-        plain = OmegaConf.to_container(OmegaConf.load(path))
+        # The first runs had not these groups.
+        plain = {"ensemble": {"name": "none"}, "averaging": {"name": "none"}} | OmegaConf.to_container(OmegaConf.load(path))
         groups = {group: types[plain[group]["name"]] for group, types in SCHEMAS.items()}
         config = OmegaConf.structured(TrainConfig)
         for group, schema in groups.items():

@@ -17,7 +17,7 @@ from late_phase.layers.batch_ensemble import BatchEnsemble
 from late_phase.layers.fold import fold
 from late_phase.training.config import SWAGConfig, TrainConfig
 from late_phase.training.run_directory import RunDirectory
-from late_phase.training.setup import Setup, prepare
+from late_phase.training.setup import Setup, has_members, prepare
 from late_phase.weights import load, tensors
 
 SWAG_PARTS = ("mean", "squares", "deviations", "statistics")
@@ -25,25 +25,35 @@ SWAG_PARTS = ("mean", "squares", "deviations", "statistics")
 
 def export(setup: Setup, files: RunDirectory) -> None:
     """Writes the trained weights, and with averaging those of the average, in the way that :func:`predictors` reads."""
-    with setup.autocast():
-        write_weights(files.path, setup, setup.single_model(), setup.late.members)
-        if setup.averaging is not None:
-            write_weights(files.swa, setup, setup.swa_model(), setup.swa_members())
-        if isinstance(setup.averaging, SWAG):
-            parts = vars(setup.averaging) | {"statistics": setup.swag_statistics()}
-            named = {f"{part}/{name}": value for part in SWAG_PARTS for name, value in parts[part].items()}
-            write_tensors(files.swag, named | {"count": torch.tensor(setup.averaging.count)})
+    write_weights(files.path, setup, setup.single_model(), setup.members())
+    for path in (files.swag, *(files.swa.iterdir() if files.swa.exists() else ())):
+        path.unlink(missing_ok=True)  # of whatever was in this directory before
+    if setup.averaging is not None:
+        write_weights(files.swa, setup, setup.swa_model(), setup.swa_members())
+    if isinstance(setup.averaging, SWAG):
+        parts = vars(setup.averaging) | {"statistics": setup.swag_statistics()}
+        named = {f"{part}/{name}": value for part in SWAG_PARTS for name, value in parts[part].items()}
+        write_tensors(files.swag, named | {"count": torch.tensor(setup.averaging.count)})
 
 
-def write_weights(folder: Path, setup: Setup, model: nn.Module, values: dict[str, Tensor] | None) -> None:
+def write_weights(folder: Path, setup: Setup, model: nn.Module, values: dict[str, Tensor]) -> None:
     """The plain model and, where there are members, their weights, which go with the model as it was parametrized in training."""
     names = RunDirectory(folder)
     plain = fold(copy.deepcopy(model))
     write_tensors(names.model, plain.state_dict(), metadata=setup.normalization.to_json())
+    for path in (names.members, names.base):
+        path.unlink(missing_ok=True)
     if values:
         write_tensors(names.members, values)
         if tensors(plain).keys() != tensors(model).keys():
             write_tensors(names.base, tensors(model))
+
+
+def weight_files(files: RunDirectory) -> list[Path]:
+    """All files of weights that there are in a run's directory."""
+    folders = [RunDirectory(folder) for folder in (files.path, files.swa)]
+    paths = [path for names in folders for path in (names.model, names.members, names.base)] + [files.swag]
+    return [path for path in paths if path.exists()]
 
 
 def predictors(
@@ -59,7 +69,7 @@ def predictors(
         OSError, safetensors.SafetensorError: a file is missing or damaged.
     """
     found = read_predictors(config, files.path, build, device)
-    if files.swa.exists():
+    if config.averaging.name != "none":
         found |= {rename_swa(name): predictor for name, predictor in read_predictors(config, files.swa, build, device).items()}
     if isinstance(config.averaging, SWAGConfig):
         found["swag"] = read_swag(config, files, build, device)
@@ -76,7 +86,7 @@ def read_predictors(
     if isinstance(plain, BatchEnsemble):
         return {"ensemble": predictor_of(plain)}
     found = {"single": predictor_of(plain)}
-    if names.members.exists():
+    if has_members(config):
         base = plain
         if names.base.exists():
             base = load(prepare(config, build()), load_file(names.base)).to(device)

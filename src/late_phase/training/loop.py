@@ -145,12 +145,13 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "train_loss_nats": state.tally.loss / state.tally.examples,
         "train_accuracy": state.tally.correct / state.tally.examples,
     }
-    with setup.autocast():
-        measured = epoch == config.epochs or due(epoch, config.runtime.evaluate_every)
-        row |= measurements(setup, "", setup.single_model() if measured else None)
-        if setup.averaging is not None:
-            measured = setup.averaging.count > 0 and due(epoch, config.runtime.evaluate_swa_every)
-            row |= measurements(setup, "swa_", setup.swa_model() if measured else None)
+    last = epoch == config.epochs
+    measured = last or due(epoch, config.runtime.evaluate_every)
+    row |= measurements(setup, "", setup.single_model() if measured else None)
+    if setup.averaging is not None:
+        every = config.runtime.evaluate_swa_every
+        measured = setup.averaging.count > 0 and (due(epoch, every) or (last and every > 0))
+        row |= measurements(setup, "swa_", setup.swa_model() if measured else None)
     row["seconds"] = round(state.seconds, 3)
     return row
 
@@ -160,7 +161,9 @@ def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str
     splits = setup.dataset.held_out()
     row: dict[str, float | None] = {f"{prefix}{split}_{name}": None for split in splits for name in ("nll_nats", "accuracy")}
     if model is not None:
-        for split, members in predict(predictor_of(model), splits, setup.normalization).items():
+        with setup.autocast():
+            predicted = predict(predictor_of(model), splits, setup.normalization)
+        for split, members in predicted.items():
             log_probs, labels = ensemble_log_probs(members), splits[split].labels.cpu()
             row[f"{prefix}{split}_nll_nats"] = nll(label_log_probs(log_probs, labels))
             row[f"{prefix}{split}_accuracy"] = accuracy(log_probs, labels)

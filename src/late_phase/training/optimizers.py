@@ -18,13 +18,13 @@ def build(
     """The optimizer ``name`` with ``options`` such as ``lr`` and ``weight_decay``, as torch names them.
 
     Args:
-        exceptions: selections of parameters, none of them twice, and the options that these have instead. Each parameter group
-            keeps its learning rate as ``base_lr``, for schedules.
+        exceptions: selections of parameters, none of them twice, and the options that these have instead, at any
+            time. Each parameter group keeps its learning rate as ``base_lr``, for schedules.
     """
     parameters = dict(model.named_parameters())
     groups = []
     for select, own in exceptions:
-        groups.append({"params": [parameters.pop(name) for name in select.names(model)], **own})
+        groups.append({"params": [parameters.pop(name) for name in select.names(model)], "fixed": tuple(own), **own})
     groups.insert(0, {"params": list(parameters.values())})
     for group in groups:
         group["base_lr"] = group.get("lr", options["lr"])

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from late_phase import architectures, averaging, data
 from late_phase.averaging.swa import SWA
-from late_phase.data.batches import Augmentation, TrainingBatches
-from late_phase.data.images import Dataset, Normalization
+from late_phase.data.batches import Augmentation, StreamedBatches, TrainingBatches
+from late_phase.data.images import Dataset, Images, Normalization
 from late_phase.errors import UserError
 from late_phase.evaluation.predictors import swag_weights
 from late_phase.layers.batch_ensemble import BatchEnsemble, fast_weights
 from late_phase.layers.hypernetwork import embeddings, generate_convolutions
 from late_phase.layers.rank1 import parametrize_rank1, rank1
 from late_phase.method import LatePhase
-from late_phase.running_statistics import recompute_for_each, recompute_running_statistics
+from late_phase.running_statistics import recompute_for_each, recompute_running_statistics, running_statistics
 from late_phase.seeding import generator
 from late_phase.selection import Selection, batchnorm, everything, head, nothing
 from late_phase.training import optimizers
@@ -65,7 +65,7 @@ class Setup:
     device: torch.device
     dataset: Dataset
     normalization: Normalization
-    batches: TrainingBatches
+    batches: TrainingBatches | StreamedBatches
     late: LatePhase
     averaging: SWA | None
 
@@ -78,9 +78,9 @@ class Setup:
 
     def single_model(self) -> nn.Module:
         """The averaged model (Eq. 1), as it is parametrized in training."""
-        running_statistics = self.config.late_phase.running_statistics
-        recompute = running_statistics == "recompute"
-        return self.late.average(running_statistics, self.spare_batches() if recompute else None)
+        choice = self.config.late_phase.running_statistics
+        with self.autocast():
+            return self.late.average(choice, self.spare_batches() if choice == "recompute" else None)
 
     def swa_model(self) -> nn.Module:
         """The average over epochs, of Φ also over members, with its running statistics re-estimated."""
@@ -88,8 +88,17 @@ class Setup:
         phi = self.late.phi
         model = copy.deepcopy(self.late.model)
         load(model, {name: value.mean(0) if name in phi else value for name, value in mean.items()})
-        recompute_running_statistics(model, self.spare_batches())
+        with self.autocast():
+            recompute_running_statistics(model, self.spare_batches())
         return model
+
+    def members(self) -> dict[str, Tensor]:
+        """Φ, and all running statistics, those that the members share included: name -> ``[K, ...]``; empty without members."""
+        members = self.late.members
+        if not members:
+            return {}
+        shared = {name: value for name, value in running_statistics(self.late.model).items() if name not in members}
+        return members | {name: torch.stack([value] * self.late.K) for name, value in shared.items()}
 
     def swa_members(self) -> dict[str, Tensor]:
         """The average over epochs of each member's φ, and the running statistics re-estimated for it: name -> ``[K, ...]``."""
@@ -98,13 +107,15 @@ class Setup:
             return {}
         model = load(copy.deepcopy(self.late.model), {name: value for name, value in mean.items() if name not in phi})
         weights = ({name: mean[name][k] for name in phi} for k in range(self.late.K))
-        return {name: mean[name] for name in phi} | recompute_for_each(model, weights, self.spare_batches)
+        with self.autocast():
+            return {name: mean[name] for name in phi} | recompute_for_each(model, weights, self.spare_batches)
 
     def swag_statistics(self) -> dict[str, Tensor]:
         """The running statistics re-estimated for each of SWAG's samples: name -> ``[samples, ...]``."""
         settings = self.config.averaging
         weights = swag_weights(self.averaging, settings.samples, settings.scale, self.config.seed)
-        return recompute_for_each(copy.deepcopy(self.late.model), weights, self.spare_batches)
+        with self.autocast():
+            return recompute_for_each(copy.deepcopy(self.late.model), weights, self.spare_batches)
 
 
 def build(config: TrainConfig, device: torch.device) -> Setup:
@@ -114,17 +125,24 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
         UserError: dataset, architecture, late-phase weights and batch size don't go together.
     """
     dataset = build_dataset(config.dataset)
+    dataset.training_images()  # an evaluation dataset has none
     normalization = build_normalization(config.dataset, dataset)
-    model = prepare(config, build_model(config, dataset, config.architecture.weights))
+    model = prepare(config, build_model(config.architecture, dataset, config.architecture.weights))
     check_batch_size(config, dataset, model)
     late = build_late_phase(config, model.to(device))
     dataset = dataset.to(device)
     settings = config.dataset
     augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
     check_members(config, -(-len(dataset.train) // config.batch_size))
-    batches = TrainingBatches(
-        dataset.train, normalization, augmentation, config.batch_size, config.seed, config.architecture.channels_last
-    )
+    how = (config.batch_size, config.seed, config.architecture.channels_last)
+    if isinstance(dataset.train, Images):
+        batches = TrainingBatches(dataset.train, normalization, augmentation, *how)
+    elif augmentation == Augmentation():
+        batches = StreamedBatches(dataset.train, normalization, *how)
+    else:
+        raise UserError(
+            f"dataset.crop_padding, .flip and .cutout are for images in memory: leave them out, {dataset.name} has its own."
+        )
     swag = {"rank": config.averaging.rank} if isinstance(config.averaging, SWAGConfig) else {}
     return Setup(config, device, dataset, normalization, batches, late, averaging.build(config.averaging.name, **swag))
 
@@ -138,7 +156,7 @@ def build_normalization(config: DatasetConfig, dataset: Dataset) -> Normalizatio
     """The training images' own mean and standard deviation, or those of the config."""
     if config.mean is None or config.std is None:
         return Normalization.of(dataset.train)
-    channels = dataset.train.pixels.shape[1]
+    channels = dataset.train.shape[0]
     if not len(config.mean) == len(config.std) == channels or min(config.std) <= 0:
         raise UserError(
             f"dataset.mean={config.mean} and dataset.std={config.std} don't fit {dataset.name}: "
@@ -147,21 +165,19 @@ def build_normalization(config: DatasetConfig, dataset: Dataset) -> Normalizatio
     return Normalization(tuple(config.mean), tuple(config.std))
 
 
-def build_model(config: TrainConfig, dataset: Dataset, weights: str | None = None) -> nn.Module:
+def build_model(config: ArchitectureConfig, dataset: Dataset, weights: str | None = None) -> nn.Module:
     """The plain architecture for the dataset's images, with fresh weights or those that ``weights`` names.
 
     It is tried on one image, to find sizes that don't fit now.
     """
-    channels, size = dataset.train.pixels.shape[1], tuple(dataset.train.pixels.shape[2:])
+    channels, *size = dataset.test.shape
     try:
-        model = architectures.build(
-            config.architecture.name, channels, len(dataset.classes), weights, **options(config.architecture, ArchitectureConfig)
-        )
+        model = architectures.build(config.name, channels, len(dataset.classes), weights, **options(config, ArchitectureConfig))
         with torch.no_grad():
             model.eval()(torch.zeros(1, channels, *size))
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"architecture={config.architecture.name} with dataset={dataset.name}: {error}") from error
-    if config.architecture.channels_last:
+        raise UserError(f"architecture={config.name} with dataset={dataset.name}: {error}") from error
+    if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.train()
 
@@ -196,11 +212,18 @@ def build_late_phase(config: TrainConfig, model: nn.Module) -> LatePhase:
         raise UserError(f"late_phase={settings.name} with architecture={config.architecture.name}: {error}") from error
 
 
+def has_members(config: TrainConfig) -> bool:
+    """Whether a finished run has late-phase weights and has come to T0."""
+    settings = config.late_phase
+    phi = LATE_PHASE_MODELS[settings.name].select.rules or settings.head
+    return bool(phi) and settings.T0 is not None and config.epochs > settings.T0
+
+
 def check_members(config: TrainConfig, minibatches: int) -> None:
     """There must be at least one iteration after T0, ``minibatches`` being those of an epoch."""
     settings = config.late_phase
     left = 0 if settings.T0 is None else (config.epochs - settings.T0) * minibatches
-    if settings.name != "none" and 0 < left < settings.K:
+    if settings.name != "none" and settings.gamma_theta > 0 and 0 < left < settings.K:
         raise UserError(
             f"late_phase.K={settings.K} is more than the {left} minibatches after T0, so the base weights would never move: "
             "choose a smaller K or an earlier late_phase.T0."

@@ -1,0 +1,25 @@
+"""Downloads, verifies and extracts a dataset, or says what is there: ``python scripts/prepare_data.py NAME [--root FOLDER]``.
+
+``make data-NAME`` is the same. Files that are in the folder already, whole archives or extracted ones, are taken as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from late_phase.data.prepare import PREPARED, prepare
+from late_phase.training.command_line import errors_in_one_sentence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=PREPARED, metavar="NAME", help=", ".join(PREPARED))
+    parser.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="where the files are (default: data)")
+    arguments = parser.parse_args()
+    with errors_in_one_sentence():
+        print(prepare(arguments.name, str(arguments.root)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""ImageNet (ILSVRC 2012), streamed from disk by worker processes, as it doesn't fit into memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageNet
+from torchvision.datasets.imagenet import ARCHIVE_META
+from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from late_phase.data.image_folder import image_files
+from late_phase.data.images import Dataset, Images
+from late_phase.digests import digest, tensor_digest
+from late_phase.errors import UserError, first_line
+from late_phase.files import make_folder
+from late_phase.seeding import generator, global_generators
+
+SIZE = 224
+CPU = torch.device("cpu")
+TRAINING = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
+EVALUATION = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE)])
+
+
+@dataclass(frozen=True)
+class StreamedImages:
+    """Labelled image files, decoded when they are needed; like :class:`Images` but for the pixels.
+
+    Attributes:
+        files: of any size and mode.
+        labels: ``[examples]`` int64.
+        workers: processes that decode; 0 for none but this one. What comes out doesn't depend on it.
+    """
+
+    files: tuple[Path, ...]
+    labels: Tensor
+    workers: int
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of each image as it comes."""
+        return 3, SIZE, SIZE
+
+    def fingerprint(self) -> str:
+        """A hash of labels and of the files' names, sizes and times of change: that of their contents would take hours."""
+        stats = [(path, path.stat()) for path in self.files]
+        return digest(tensor_digest([self.labels]), *(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats))
+
+    def take(self, indices: Tensor) -> StreamedImages:
+        return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices.cpu()])
+
+    def to(self, device: torch.device) -> StreamedImages:
+        """The same, whose minibatches come on ``device``."""
+        return replace(self, device=device)
+
+    def batches(self, size: int) -> Iterator[Images]:
+        """The images in their order, ``size`` at a time: the shorter side 256 pixels, the middle 224 of it.
+
+        Raises:
+            UserError: a file is not a readable image.
+        """
+        return self._stream(torch.arange(len(self)).split(size), None)
+
+    def training_batches(self, size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Images]:
+        """The images of an epoch in random order, randomly cropped, scaled and mirrored, from minibatch ``start`` on.
+
+        A pure function of the seed and the epoch.
+
+        Raises:
+            UserError: a file is not a readable image.
+        """
+        order = torch.randperm(len(self), generator=generator(seed, "batches", epoch))
+        return self._stream(order.split(size)[start:], (seed, epoch))
+
+    def _stream(self, indices: Sequence[Tensor], random: tuple[int, int] | None) -> Iterator[Images]:
+        loader = DataLoader(
+            _Decoded(self.files, self.labels, random),
+            batch_sampler=[some.tolist() for some in indices],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else the loader would draw from the global one
+        )
+        for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
+            pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            yield Images(pixels, labels)
+
+
+@dataclass(frozen=True)
+class _Decoded(torch.utils.data.Dataset):
+    """``[3, 224, 224]`` uint8 and label of each file, or the error: one that is raised would come with a worker's traceback."""
+
+    files: tuple[Path, ...]
+    labels: Tensor
+    random: tuple[int, int] | None
+    """Seed and epoch of training; None for evaluation."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | UserError:
+        try:
+            with Image.open(self.files[i]) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises on bad files
+            return UserError(f"{self.files[i]} is not a readable image ({first_line(error)}): replace or remove it.")
+        if self.random is None:
+            image = EVALUATION(image)
+        else:
+            seed, epoch = self.random
+            with global_generators(CPU, seed, "crops", epoch, i):
+                image = TRAINING(image)
+        return pil_to_tensor(image), self.labels[i]
+
+
+def _collate(examples: list[tuple[Tensor, Tensor] | UserError]) -> tuple[Tensor, Tensor] | UserError:
+    for example in examples:
+        if isinstance(example, UserError):
+            return example
+    pixels, labels = zip(*examples, strict=True)
+    return torch.stack(pixels), torch.stack(labels)
+
+
+def load(root: str, workers: int = 8) -> Dataset:
+    """1,281,167 training and 50,000 validation images, the latter as test images; classes are WordNet's numbers, sorted.
+
+    Args:
+        root: the folder with ``train/<class>/*`` and ``val/<class>/*``, or with the three archives, which are then extracted.
+
+    Raises:
+        UserError: neither is there, or the classes of training and validation differ.
+    """
+    folder = Path(root)
+    splits = {split: _extracted(folder, split) for split in ("train", "val")}
+    classes = {split: tuple(sorted(path.name for path in there.iterdir() if path.is_dir())) for split, there in splits.items()}
+    if not classes["train"] or classes["train"] != classes["val"]:
+        raise UserError(f"dataset.root={root} has no classes or different ones in train and val: remove both to have them anew.")
+    images = {}
+    for split, there in splits.items():
+        files = [image_files(there / name) for name in classes[split]]
+        labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(some) for some in files]))
+        images[split] = StreamedImages(tuple(path for some in files for path in some), labels, workers)
+    return Dataset("imagenet", classes["train"], images["train"], images["val"])
+
+
+def _extracted(folder: Path, split: str) -> Path:
+    """The folder of a split; extracted by torchvision, which verifies the archives, elsewhere first: what has its name is whole."""
+    to = folder / split
+    if to.is_dir():
+        return to
+    make_folder("dataset.root", folder)
+    with FileLock(folder / ".imagenet.lock"):
+        if not to.is_dir():  # if no other process was faster
+            scratch = folder / ".imagenet.extracting"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                for name, _ in (ARCHIVE_META[split], ARCHIVE_META["devkit"]):
+                    (scratch / name).symlink_to((folder / name).resolve())
+                ImageNet(str(scratch), split=split)
+                (scratch / split).replace(to)
+            except (OSError, RuntimeError) as error:
+                archives = " and ".join(f"{name} (md5 {md5})" for name, md5 in (ARCHIVE_META[split], ARCHIVE_META["devkit"]))
+                raise UserError(
+                    f"dataset.root={folder.resolve()} lacks the folder {split}, and its archives or whole copies of them: put it "
+                    f"there, or {archives}, from https://image-net.org, which gives them to those who register."
+                ) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return to

@@ -1,0 +1,42 @@
+"""Results of evaluation suites as tables for the screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from late_phase.reporting.runs import markdown
+
+UNITS = {"accuracy": "%", "ece": "%", "auroc": "%", "aupr": "%", "fpr95": "%", "disagreement": "%", "nll": "nats", "loss": "nats"}
+"""Last word of a metric's name, or its first before a dataset's -> unit, where it isn't a plain number."""
+
+
+def suite_tables(results: dict[str, dict[str, Any]]) -> str:
+    """A table for each suite: a row for each metric, a column for whatever predicts."""
+    parts = []
+    for suite, record in results.items():
+        rows = flatness_rows(record["metrics"]) if suite == "flatness" else metric_rows(suite, record["metrics"])
+        parts.append(f"{suite}, {record['dataset']}\n\n{markdown(rows)}")
+    return "\n\n".join(parts)
+
+
+def metric_rows(suite: str, numbers: dict[str, dict[str, float]]) -> list[list[str]]:
+    metrics = list(dict.fromkeys(metric for row in numbers.values() for metric in row))
+    rows = [[suite, *numbers]]
+    for metric in metrics:
+        unit = "%" if suite == "corruption" else unit_of(metric)
+        cells = [f"{row[metric] * (100 if unit == '%' else 1):.4g}" if metric in row else "" for row in numbers.values()]
+        rows.append([f"{metric.replace('_', ' ')} ({unit})" if unit else metric.replace("_", " "), *cells])
+    return rows
+
+
+def unit_of(metric: str) -> str:
+    words = metric.split("_")
+    return UNITS.get(words[-1]) or UNITS.get(words[0], "")
+
+
+def flatness_rows(numbers: dict[str, dict[str, Any]]) -> list[list[str]]:
+    rows = [["flatness: σ_z", *(f"{name}: δL (nats), 95 %" for name in numbers)]]
+    first = next(iter(numbers.values()))
+    for i, sigma in enumerate(first["sigmas"]):
+        rows.append([f"{sigma:g}", *(f"{own['mean'][i]:.4g} ± {own['confidence'][i]:.2g}" for own in numbers.values())])
+    return rows
