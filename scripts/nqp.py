@@ -28,7 +28,7 @@ from late_phase.nqp.figure import Figure1, measure_figure1, plot_figure1
 from late_phase.nqp.measure import Settings, measure
 from late_phase.nqp.speed import compare
 from late_phase.training.command_line import as_dataclass, errors_in_one_sentence
-from late_phase.training.evaluate import git_commit
+from late_phase.training.provenance import git_commit
 
 ConfigStore.instance().store(group="schema", name="nqp", node=NqpConfig)
 

@@ -18,10 +18,11 @@ from late_phase.method import ensemble_log_probs
 from late_phase.seeding import generator
 from late_phase.training import loggers, schedules
 from late_phase.training.config import TrainConfig, identity, options
-from late_phase.training.evaluate import evaluate, git_commit
+from late_phase.training.evaluate import evaluate
 from late_phase.training.export import export
 from late_phase.training.loggers import Logger
 from late_phase.training.progress import Progress, report
+from late_phase.training.provenance import git_commit
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import Interruption, choose_device, random_state, set_random_state, torch_settings
 from late_phase.training.setup import Setup, build

@@ -1,0 +1,132 @@
+"""What is evaluated, from files: a run, several runs as a deep ensemble, or weights of any origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from late_phase.data.images import Dataset, Normalization
+from late_phase.digests import digest, tensor_digest
+from late_phase.errors import UserError, first_line
+from late_phase.evaluation.predictors import dropout_layers, mc_dropout, predictor_of, several
+from late_phase.evaluation.suites import Subject
+from late_phase.training.config import OWN, EvaluateConfig, TrainConfig, config_hash, differences, from_yaml, identity
+from late_phase.training.export import predictors, weight_files
+from late_phase.training.provenance import device_name, git_commit, record_of
+from late_phase.training.run_directory import RunDirectory
+from late_phase.training.settings import autocast
+from late_phase.training.setup import build_dataset, build_model, build_normalization
+
+
+def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, device: torch.device) -> Subject:
+    """A run by the weights that it has exported, on its own dataset, or on another one, which has no training images then.
+
+    Raises:
+        UserError: a file is damaged, or the dataset doesn't fit the model.
+    """
+    weights = weight_files(files)
+    try:
+        with safe_open(files.model, "pt") as file:
+            normalization = Normalization.from_json(file.metadata()["late_phase"])
+        found = predictors(config, files, lambda: build_model(config.architecture, dataset), device)
+        content = digest(*weights, config_hash(config))
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        raise UserError(f"run={files.path} is damaged ({first_line(error)}): train it again in an empty directory.") from error
+    except RuntimeError as error:
+        raise UserError(
+            f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.shape[0]} channels doesn't fit "
+            f"the model in {files.path}: choose one like {config.dataset.name}."
+        ) from error
+    folder = files.path / "evaluation"
+    return Subject(
+        folder,
+        dataset.to(device),
+        files.predictions if dataset.train is not None else folder / dataset.name,
+        found,
+        normalization,
+        partial(autocast, device, config.compute.precision),
+        config.seed,
+        content,
+    )
+
+
+def subject_of_runs(
+    path: Path, seeds: Sequence[int] | None, other: Dataset | None, device: torch.device
+) -> tuple[Subject, dict[str, Any]]:
+    """A finished run in ``path``, or those in ``path/seed=<n>`` as a deep ensemble; and the head of its results.
+
+    What a predictor of the ensemble averages over are the members of that predictor in all of the runs: for ``single`` the runs'
+    single models.
+
+    Args:
+        seeds: of the ensemble; all that there are by default.
+
+    Raises:
+        UserError: there is no such run, or the runs were not trained on the same data.
+    """
+    found = sorted(int(folder.name[5:]) for folder in path.glob("seed=*") if folder.name[5:].isdigit())
+    together = seeds is not None or bool(found)
+    seeds = sorted(set(found if seeds is None else seeds))
+    if together and not (seeds and set(seeds) <= set(found)):
+        raise UserError(
+            f"run={path} has directories seed=<n> for n in {found}, not in {seeds}: choose the folder above them, or others."
+        )
+    runs = [RunDirectory(path / f"seed={seed}") for seed in seeds] if together else [RunDirectory(path)]
+    configs, records, subjects = [], [], []
+    for files in runs:
+        finished = files.read_metrics()
+        if finished is None:
+            raise UserError(f"run={files.path} holds no finished run: train it first, or give the directory with its metrics.json.")
+        configs.append(from_yaml(files.config))
+        records.append(record_of(configs[-1], files.path, device, finished["seconds"], git_commit()))
+        if changes := [line for line in differences(identity(configs[0]), identity(configs[-1])) if "seed" not in line]:
+            raise UserError(f"run={path} has runs that differ ({'; '.join(changes)}): choose seeds that were trained alike.")
+        dataset = subjects[0].dataset if subjects else build_dataset(configs[0].dataset) if other is None else other
+        subjects.append(subject_of_run(configs[-1], files, dataset, device))
+    if not together:
+        return subjects[0], records[0]
+    names = [name for name in subjects[0].predictors if all(name in subject.predictors for subject in subjects)]
+    folder = path / f"seeds={','.join(map(str, seeds))}"
+    ensemble = replace(
+        subjects[0],
+        folder=folder / "evaluation",
+        own=folder / "predictions" if other is None else folder / "evaluation" / other.name,
+        predictors={name: several([subject.predictors[name] for subject in subjects]) for name in names},
+        content=digest(*(subject.content for subject in subjects)),
+        runs=len(runs),
+    )
+    head = records[0] | {"seed": seeds, "config_hash": [record["config_hash"] for record in records]}
+    return ensemble, head | {"seconds": round(sum(record["seconds"] for record in records), 3)}
+
+
+def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Subject, dict[str, Any]]:
+    """Weights of any origin in an architecture of ours, on a dataset; and the head of its results.
+
+    Raises:
+        UserError: the architecture, the weights, the dataset or the folder for results is missing.
+    """
+    architecture, weights = config.architecture, config.architecture.weights
+    for key, value in (("architecture.weights", weights), ("to", config.to)):
+        if value is None:
+            raise UserError(f"{key} is not set: give {key}={'FILE' if key != 'to' else 'FOLDER, for the results'}.")
+    if config.dataset.name == OWN:
+        raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
+    dataset = build_dataset(config.dataset)
+    normalization = build_normalization(config.dataset, dataset)
+    model = build_model(architecture, dataset, weights).to(device)
+    found = {"single": predictor_of(model)}
+    if dropout_layers(model):
+        found["mc_dropout"] = mc_dropout(model, architecture.mc_samples)
+    folder = Path(config.to)
+    content = digest(tensor_digest(model.state_dict().values()), normalization.to_json(), str(architecture.mc_samples))
+    subject = Subject(
+        folder, dataset.to(device), folder / dataset.name, found, normalization, partial(autocast, device, "fp32"), 0, content
+    )
+    head = {"weights": weights, "architecture": asdict(architecture), "git_commit": git_commit(), "device": device_name(device)}
+    return subject, head | {"torch": torch.__version__}
