@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from late_phase.errors import UserError, first_line
+from late_phase.evaluation.predict import PREDICTORS
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def table(runs: Sequence[Run]) -> str:
     }
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
-        for predictor in group[0].record["metrics"]:
+        for predictor in sorted(group[0].record["metrics"], key=PREDICTORS.index):
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [mean_and_std([m[key] * scale for m in metrics], digits) for key, scale, digits in columns.values()]
             rows.append([name, predictor, *cells, str(len(group))])
