@@ -17,7 +17,8 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     The first epochs would flatten the rest, so the axis starts at the accuracy that nine tenths of the epochs reach.
     """
     groups = by_name([run for run in runs if run.history])
-    rows = -(-len(groups) // 2)  # of the legend
+    columns = 2 if max(map(len, groups)) < 30 else 1  # of the legend
+    rows = -(-len(groups) // columns)
     figure = Figure(figsize=(7, 4 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
     lowest = []
@@ -39,7 +40,7 @@ def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the single model (%)")
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=columns)
     axes.grid(alpha=0.3)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
