@@ -10,7 +10,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.reporting.suites import suite_tables
+from late_phase.reporting.suites import suite_table
 from late_phase.training.command_line import as_dataclass, errors_in_one_sentence, quote_paths
 from late_phase.training.config import EvaluateConfig
 from late_phase.training.evaluate import evaluate_suites
@@ -23,8 +23,8 @@ def main(composed: DictConfig) -> None:
         config: EvaluateConfig = as_dataclass(composed)
         device = choose_device(config.runtime.device)
         with torch_settings(device, config.runtime.threads, seed=0):
-            results = evaluate_suites(config, device)
-        print(suite_tables(results))
+            for record in evaluate_suites(config, device):
+                print(suite_table(record), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import TINY
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
@@ -74,7 +75,7 @@ def test_all_suites_run_by_one_command_and_leave_the_run_as_it_is(main, folder):
     assert state_of(folder / "seed=0") == before
     assert {"single", "ensemble"} == set(results(folder / "seed=0", "ood"))
     record = json.loads((folder / "seed=0/evaluation/ood.json").read_text())
-    assert record["seed"] == 0 and record["dataset"] == "digits" and record["experiment"] == "digits"
+    assert record["seed"] == 0 and record["dataset"] == "digits" and record["images"] == 360 and record["experiment"] == "digits"
 
 
 def test_auroc_is_that_of_entropies_computed_by_other_means(main, folder):
@@ -170,6 +171,12 @@ MISTAKES = {
     "two things": (["run=x", "architecture=lenet"], "one model is to be named"),
     "an unknown suite": (["run=x", "suite=everything"], "suite=everything is unknown: choose one of accuracy, calibration, ood"),
     "no run": (["run=x"], "run=x holds no finished run"),
+    "a place for a run": (["run=x", "to=y"], "to=y is for given weights: leave it out"),
+    "seeds of given weights": (["architecture=lenet", "seeds=[1]"], r"seeds=\[1\] are of runs"),
+    "a model of no classes": (
+        ["architecture=lenet", "architecture.weights=mine.pt", "dataset=noise", "to=y"],
+        "dataset=noise is not one to train on: choose that which the weights were trained on",
+    ),
     "no weights": (["architecture=lenet", "dataset=digits", "to=y"], r"architecture\.weights is not set"),
     "no place": (["architecture=lenet", "architecture.weights=mine.pt", "dataset=digits"], "to is not set: give to=FOLDER"),
     "no dataset": (["architecture=lenet", "architecture.weights=mine.pt", "to=y"], "dataset is not chosen: add dataset=NAME"),
@@ -189,6 +196,8 @@ def test_a_mistake_is_one_sentence(main, tmp_path, mistake):
     ("arguments", "sentence"),
     [
         (["dataset=noise"], r"dataset=noise has no labels to be right about: choose suite=ood with ood=\[noise\]"),
+        (["suite=ood", "ood=[digits]"], r"ood=\['digits'\] is nothing to tell dataset=digits from"),
+        (["suite=flatness", "flatness.sigmas=[]"], r"flatness\.sigmas=\[\] and .* are out of range"),
         (["suite=ood", "ood=[mnist]"], r"ood=mnist is unknown: choose from cifar10, "),
         (["suite=ood", "dataset=digits"], "is for the run's own dataset"),
         (["suite=flatness", "flatness.draws=1"], r"flatness\.draws=1 are out of range"),
@@ -263,3 +272,59 @@ def test_full_size_slices_cost_as_much_as_plain_passes_and_little_memory(folder,
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20  # GiB, on Linux
     print(f"slice over plain pass: median {np.median(ratios):.3f} of {len(ratios)} pairs; memory grew by {grown:.2f} GiB")
     assert np.median(ratios) < 1.1 and grown < 2
+
+
+def test_predictions_of_the_end_of_training_stay_when_weights_are_changed(main, folder):
+    """What metrics.json was computed from is not replaced by what other weights predict."""
+    one, other = folder / "seed=0", folder / "seed=1"
+    before = {path.name: path.read_bytes() for path in (one / "predictions").iterdir()}
+    (one / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    assert main(f"run={one}", "suite=calibration", script=EVALUATE)[0] in (0, None)
+    assert {path.name: path.read_bytes() for path in (one / "predictions").iterdir()} == before
+    found, expected = load_file(one / "evaluation/digits/test.safetensors"), load_file(other / "predictions/test.safetensors")
+    assert torch.equal(found["single"], expected["single"])
+
+
+def test_given_weights_are_evaluated_as_what_the_architecture_makes_of_them(main, folder, tmp_path):
+    """Its keys are part of the content, and a run's weights bring their normalization."""
+    command = ["architecture=lenet", f"architecture.weights='{folder / 'seed=0'}'", "dataset=digits", "to=mine"]
+    assert main(*command, script=EVALUATE)[0] in (0, None)
+    mine = json.loads((tmp_path / "mine" / "accuracy.json").read_text())["metrics"]["single"]
+    own = json.loads((folder / "seed=0" / "metrics.json").read_text())["metrics"]["single"]
+    assert mine["test_nll"] == own["test_nll"] and mine["test_accuracy"] == own["test_accuracy"]
+    found = []
+    for dropout in (0.1, 0.9):
+        assert main(*command, f"architecture.dropout={dropout}", script=EVALUATE)[0] in (0, None)
+        found.append(json.loads((tmp_path / "mine" / "accuracy.json").read_text())["metrics"]["mc_dropout"]["test_nll"])
+    assert found[0] != found[1]
+
+
+def test_runs_of_other_images_are_no_ensemble(main, tmp_path, composed):
+    folder = tmp_path / "outputs" / "digits" / "default"
+    for seed in (0, 1):
+        run(composed(*TINY, "epochs=2", f"seed={seed}", f"dataset.split_seed={seed}"), folder / f"seed={seed}")
+    status, _ = main(f"run={folder}", script=EVALUATE)
+    assert re.search(r"has runs that differ \(dataset\.split_seed: 0 -> 1\): choose seeds that were trained alike", str(status))
+
+
+def test_a_folder_named_like_a_dataset_is_not_taken_for_it(main, tmp_path, composed):
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / "digits" / split / name).mkdir(parents=True)
+            for i in range(8):
+                Image.effect_noise((32, 32), 60).save(tmp_path / "digits" / split / name / f"{i}.png")
+    directory = tmp_path / "outputs" / "a" / "default" / "seed=0"
+    small = ("dataset=image_folder", f"dataset.root='{tmp_path / 'digits'}'", "epochs=2", "batch_size=8", "late_phase.T0=1")
+    run(composed(*small, "late_phase.K=2"), directory)
+    status, output = main(f"run={directory}", "suite=all", "flatness.draws=2", script=EVALUATE)
+    assert status in (0, None)
+    assert "without corruption: dataset=image_folder has no corrupted counterpart" in output
+    assert "without ood: ood=[] is nothing to tell dataset=image_folder from" in output
+
+
+def test_a_damaged_cache_is_made_anew(main, folder):
+    assert main(f"run={folder / 'seed=0'}", "suite=flatness", "flatness.draws=2", script=EVALUATE)[0] in (0, None)
+    first = results(folder / "seed=0", "flatness")
+    (folder / "seed=0/evaluation/digits/flatness.json").write_text("{")
+    assert main(f"run={folder / 'seed=0'}", "suite=flatness", "flatness.draws=2", script=EVALUATE)[0] in (0, None)
+    assert results(folder / "seed=0", "flatness") == first

@@ -62,7 +62,7 @@ def write_predictions(
     Args:
         content: stands for all that the predictions depend on besides the images.
     """
-    contents = {split: digest(content, *predictors, images.fingerprint()) for split, images in splits.items()}
+    contents = {split: content_of(content, predictors, images) for split, images in splits.items()}
     missing = {split: images for split, images in splits.items() if read_content(folder, split) != contents[split]}
     if not missing:
         return
@@ -72,6 +72,11 @@ def write_predictions(
             tensors[split][name] = label_log_probs(predicted, tensors[split]["labels"]) if split == "train" else predicted
     for split, predictions in tensors.items():
         write_tensors(folder / f"{split}.safetensors", predictions, metadata=contents[split])
+
+
+def content_of(content: str, predictors: Iterable[str], images: Images) -> str:
+    """What a prediction file is made of: ``content``, what predicts, and images."""
+    return digest(content, *predictors, images.fingerprint())
 
 
 def read_content(folder: Path, split: str) -> str | None:

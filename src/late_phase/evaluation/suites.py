@@ -43,6 +43,7 @@ class Subject:
     Attributes:
         folder: where predictions and results go, a folder for each dataset.
         dataset: the one that it was trained for.
+        source: name of that one's loader, which tells what its images are; a folder of images may have any name.
         own: where the predictions for that one are.
         predictors: all that predicts with its weights.
         normalization: of its inputs.
@@ -54,6 +55,7 @@ class Subject:
 
     folder: Path
     dataset: Dataset
+    source: str
     own: Path
     predictors: dict[str, Predictor]
     normalization: Normalization
@@ -175,8 +177,11 @@ def flatness(subject: Subject, sigmas: Sequence[float], draws: int) -> dict[str,
 
 def kept(path: Path, content: str, compute: Callable[[], Any]) -> Any:
     """What ``compute`` returned when it was called for the same content, from a file; or else now."""
-    stored = read_json(path)
-    if stored is None or stored["content"] != content:
+    try:
+        stored = read_json(path) or {}
+    except ValueError:  # damaged
+        stored = {}
+    if stored.get("content") != content:
         stored = {"content": content, "results": compute()}
         write_json(path, stored)
     return stored["results"]

@@ -10,13 +10,11 @@ UNITS = {"accuracy": "%", "ece": "%", "auroc": "%", "aupr": "%", "fpr95": "%", "
 """Last word of a metric's name, or its first before a dataset's -> unit, where it isn't a plain number."""
 
 
-def suite_tables(results: dict[str, dict[str, Any]]) -> str:
-    """A table for each suite: a row for each metric, a column for whatever predicts."""
-    parts = []
-    for suite, record in results.items():
-        rows = flatness_rows(record["metrics"]) if suite == "flatness" else metric_rows(suite, record["metrics"])
-        parts.append(f"{suite}, {record['dataset']}\n\n{markdown(rows)}")
-    return "\n\n".join(parts)
+def suite_table(record: dict[str, Any]) -> str:
+    """A table of a suite's results: a row for each metric, a column for whatever predicts."""
+    suite, numbers = record["suite"], record["metrics"]
+    rows = flatness_rows(numbers) if suite == "flatness" else metric_rows(suite, numbers)
+    return f"{suite}, {record['dataset']}\n\n{markdown(rows)}\n"
 
 
 def metric_rows(suite: str, numbers: dict[str, dict[str, float]]) -> list[list[str]]:

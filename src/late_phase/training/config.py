@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from late_phase.errors import UserError, first_line
 
@@ -323,5 +324,5 @@ def from_yaml(path: Path) -> TrainConfig:
         for group, schema in groups.items():
             config[group] = OmegaConf.structured(schema)
         return OmegaConf.to_object(OmegaConf.merge(config, plain))
-    except (OSError, KeyError, TypeError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of one.") from error

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from late_phase import data
 from late_phase.data.images import Dataset
 from late_phase.errors import UserError
 from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
-from late_phase.files import write_json
+from late_phase.files import make_folder, write_json
 from late_phase.training.config import OWN, SCHEMAS, DatasetConfig, EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory
@@ -37,9 +39,9 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
     return record
 
 
-def evaluate_suites(config: EvaluateConfig, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Evaluates what the config names: results by suite, each also written to ``<folder>/<suite>.json``, with where it comes from;
-    on another dataset than a run's own, to ``<folder>/<dataset>/<suite>.json``.
+def evaluate_suites(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Evaluates what the config names: yields the results of each suite, each also written to ``<folder>/<suite>.json``, with where
+    it comes from; on another dataset than a run's own, to ``<folder>/<dataset>/<suite>.json``.
 
     The folder is ``evaluation/`` in the run's directory, or ``seeds=<n>,.../evaluation/`` beside the runs of a deep ensemble, or
     ``to``. A run's own files stay as they are.
@@ -52,13 +54,19 @@ def evaluate_suites(config: EvaluateConfig, device: torch.device) -> dict[str, d
     if (config.run is None) == (config.architecture.name == OWN):
         raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
     if config.run is None:
+        if config.seeds is not None:
+            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
         subject, head = subject_of_weights(config, device)
+    elif config.to is not None:
+        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
     else:
         other = None
         if config.dataset.name != OWN:
             other = replace(build_dataset(config.dataset), train=None)
             if not other.classes:
-                raise UserError(f"dataset={other.name} has no labels to be right about: choose suite=ood with ood=[{other.name}].")
+                raise UserError(
+                    f"dataset={other.name} has no labels to be right about: choose suite=ood with ood=[{other.name}] instead of it."
+                )
             if config.suite not in ("accuracy", "calibration"):
                 raise UserError(
                     f"suite={config.suite} is for the run's own dataset: leave out dataset={other.name}, or choose suite=accuracy."
@@ -66,50 +74,54 @@ def evaluate_suites(config: EvaluateConfig, device: torch.device) -> dict[str, d
         elif config.dataset != DatasetConfig(name=OWN):
             raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
         subject, head = subject_of_runs(Path(config.run), config.seeds, other, device)
-    results = {}
-    for suite in SUITES if config.suite == "all" else (config.suite,):
-        try:
-            numbers = run_suite(suite, subject, config)
-        except UserError as error:
-            if config.suite != "all":
-                raise
-            print(f"without {suite}: {error}")
-            continue
-        dataset = subject.dataset
-        results[suite] = head | {"dataset": dataset.name, "test_images": len(dataset.test), "suite": suite, "metrics": numbers}
-        write_json((subject.folder if dataset.train is not None else subject.own) / f"{suite}.json", results[suite])
-    return results
+    dataset = subject.dataset
+    to = subject.folder if dataset.train is not None or config.run is None else subject.own
+    make_folder("run" if config.to is None else "to", to)
+    with FileLock(to / ".lock"):
+        for suite in SUITES if config.suite == "all" else (config.suite,):
+            try:
+                numbers, images = run_suite(suite, subject, config)
+            except (UserError, ValueError) as error:
+                if config.suite == "all":
+                    print(f"without {suite}: {error}")
+                    continue
+                raise error if isinstance(error, UserError) else UserError(f"suite={suite} is not to be had: {error}") from error
+            record = head | {"dataset": dataset.name, "images": images, "suite": suite, "metrics": numbers}
+            write_json(to / f"{suite}.json", record)
+            yield record
 
 
-def run_suite(suite: str, subject: Subject, config: EvaluateConfig) -> dict[str, Any]:
-    """Numbers of one suite.
+def run_suite(suite: str, subject: Subject, config: EvaluateConfig) -> tuple[dict[str, Any], int]:
+    """Numbers of one suite, and of how many test images they are.
 
     Raises:
         UserError: it isn't to be had for the subject.
+        ValueError: it isn't to be had from its predictions.
     """
-    own = subject.dataset.name
+    source, images = subject.source, len(subject.dataset.test)
     if suite == "accuracy":
-        return suites.measure(subject)
+        return suites.measure(subject), images
     if suite == "calibration":
-        return suites.calibration(subject)
+        return suites.calibration(subject), images
     if suite == "ood":
-        names = data.OOD.get(own, ()) if config.ood is None else config.ood
-        if not names:
-            raise UserError(f"dataset={own} has no out-of-distribution datasets of its own: name some with ood=[NAME,...].")
-        return suites.ood(subject, [load_named(name, config.root) for name in names])
+        names = list(dict.fromkeys(data.OOD.get(source, ()) if config.ood is None else config.ood))
+        if not names or source in names:
+            raise UserError(f"ood={names} is nothing to tell dataset={source} from: name other datasets with ood=[NAME,...].")
+        return suites.ood(subject, [load_named(name, config.root) for name in names]), images
     if suite == "corruption":
-        if own not in data.CORRUPTED_OF:
-            raise UserError(f"dataset={own} has no corrupted counterpart: choose another suite.")
-        downloaded = {} if own == "digits" else {"root": config.root}
-        return suites.corruption(subject, data.load_corrupted(data.CORRUPTED_OF[own], **downloaded))
-    if not all(sigma >= 0 for sigma in config.flatness.sigmas) or config.flatness.draws < 2:
+        if source not in data.CORRUPTED_OF:
+            raise UserError(f"dataset={source} has no corrupted counterpart: choose another suite.")
+        downloaded = {} if source == "digits" else {"root": config.root}
+        corrupted = data.load_corrupted(data.CORRUPTED_OF[source], **downloaded)
+        return suites.corruption(subject, corrupted), len(corrupted.images(corrupted.corruptions[0], 1))
+    sigmas, draws = config.flatness.sigmas, config.flatness.draws
+    if not sigmas or not all(0 <= sigma < math.inf for sigma in sigmas) or draws < 2:
         raise UserError(
-            f"flatness.sigmas={config.flatness.sigmas} and flatness.draws={config.flatness.draws} are out of range: "
-            "choose numbers of at least 0, and at least 2 draws."
+            f"flatness.sigmas={sigmas} and flatness.draws={draws} are out of range: choose numbers from 0 on, and at least 2 draws."
         )
     if "single" not in subject.predictors or subject.runs > 1:
         raise UserError("suite=flatness is about one single model: choose another suite, or one run that has one.")
-    return suites.flatness(subject, config.flatness.sigmas, config.flatness.draws)
+    return suites.flatness(subject, sigmas, draws), images
 
 
 def load_named(name: str, root: str) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from late_phase.data.images import Dataset, Normalization
 from late_phase.digests import digest, tensor_digest
 from late_phase.errors import UserError, first_line
+from late_phase.evaluation.predict import content_of, read_content
 from late_phase.evaluation.predictors import dropout_layers, mc_dropout, predictor_of, several
 from late_phase.evaluation.suites import Subject
 from late_phase.training.config import OWN, EvaluateConfig, TrainConfig, config_hash, differences, from_yaml, identity
@@ -44,10 +46,13 @@ def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, d
             f"the model in {files.path}: choose one like {config.dataset.name}."
         ) from error
     folder = files.path / "evaluation"
+    # What was predicted at the end of training stays, also if the weights or the images have been changed since.
+    own = dataset.train is not None and read_content(files.predictions, "test") in (None, content_of(content, found, dataset.test))
     return Subject(
         folder,
         dataset.to(device),
-        files.predictions if dataset.train is not None else folder / dataset.name,
+        config.dataset.name,
+        files.predictions if own else folder / dataset.name,
         found,
         normalization,
         partial(autocast, device, config.compute.precision),
@@ -84,8 +89,10 @@ def subject_of_runs(
         if finished is None:
             raise UserError(f"run={files.path} holds no finished run: train it first, or give the directory with its metrics.json.")
         configs.append(from_yaml(files.config))
-        records.append(record_of(configs[-1], files.path, device, finished["seconds"], git_commit()))
-        if changes := [line for line in differences(identity(configs[0]), identity(configs[-1])) if "seed" not in line]:
+        records.append(record_of(configs[-1], files.path, device, finished.get("seconds", 0.0), git_commit()))
+        changes = differences(identity(configs[0]), identity(configs[-1]))
+        # Each seed may begin from weights of its own.
+        if changes := [line for line in changes if line.partition(":")[0] not in ("seed", "architecture.weights")]:
             raise UserError(f"run={path} has runs that differ ({'; '.join(changes)}): choose seeds that were trained alike.")
         dataset = subjects[0].dataset if subjects else build_dataset(configs[0].dataset) if other is None else other
         subjects.append(subject_of_run(configs[-1], files, dataset, device))
@@ -118,15 +125,36 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     if config.dataset.name == OWN:
         raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
     dataset = build_dataset(config.dataset)
-    normalization = build_normalization(config.dataset, dataset)
+    if dataset.train is None or not dataset.classes:
+        raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")
+    normalization = stored_normalization(Path(weights)) if config.dataset.mean is None else None
+    normalization = normalization or build_normalization(config.dataset, dataset)
     model = build_model(architecture, dataset, weights).to(device)
     found = {"single": predictor_of(model)}
     if dropout_layers(model):
         found["mc_dropout"] = mc_dropout(model, architecture.mc_samples)
     folder = Path(config.to)
-    content = digest(tensor_digest(model.state_dict().values()), normalization.to_json(), str(architecture.mc_samples))
+    settings = json.dumps(asdict(replace(architecture, weights=None)), sort_keys=True)
+    content = digest(tensor_digest(model.state_dict().values()), normalization.to_json(), settings)
     subject = Subject(
-        folder, dataset.to(device), folder / dataset.name, found, normalization, partial(autocast, device, "fp32"), 0, content
+        folder,
+        dataset.to(device),
+        config.dataset.name,
+        folder / dataset.name,
+        found,
+        normalization,
+        partial(autocast, device, "fp32"),
+        0,
+        content,
     )
     head = {"weights": weights, "architecture": asdict(architecture), "git_commit": git_commit(), "device": device_name(device)}
     return subject, head | {"torch": torch.__version__}
+
+
+def stored_normalization(weights: Path) -> Normalization | None:
+    """The normalization of inputs that a run has written with its model; None if the weights are of another origin."""
+    try:
+        with safe_open(RunDirectory(weights).model if weights.is_dir() else weights, "pt") as file:
+            return Normalization.from_json(file.metadata()["late_phase"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        return None
