@@ -198,6 +198,18 @@ def test_runs_of_several_seeds_are_a_deep_ensemble(main, tmp_path):
     assert "has directories seed=<n> for n in [], not in [0]: choose the folder above them" in str(status)
 
 
+def test_the_report_leaves_out_what_was_not_measured(main, tmp_path):
+    """The training loss of images that are streamed from disk, for example."""
+    main(*TINY)
+    (path,) = tmp_path.glob("outputs/**/metrics.json")
+    record = json.loads(path.read_text())
+    del record["metrics"]["single"]["train_loss"]
+    path.write_text(json.dumps(record))
+    status, output = main("outputs", script="scripts/report.py")
+    (row,) = (line for line in output.splitlines() if "| single " in line)
+    assert status in (0, None) and row.split("|")[-3].strip() == ""
+
+
 def test_the_report_averages_over_seeds(main, tmp_path):
     for seed in (0, 1):
         main(*TINY, f"seed={seed}")

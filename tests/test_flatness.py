@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -13,10 +13,14 @@ from models import Nested, minibatches, plain
 from scipy import stats
 from torch import Tensor, nn
 
-from late_phase.evaluation.flatness import Flatness, flatness, loss_changes
+from late_phase.evaluation.flatness import Batches, Flatness, loss_changes
 from late_phase.seeding import generator
 
 ENOUGH = 2**40
+
+
+def flatness(model: nn.Module, batches: Batches, sigmas: Sequence[float], draws: int, *arguments: int, **options: int) -> Flatness:
+    return Flatness.of(sigmas, loss_changes(model, batches, sigmas, draws, *arguments, **options))
 
 
 class Quadratic(nn.Module):

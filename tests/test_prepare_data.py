@@ -7,12 +7,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from late_phase.data import CORRUPTED, DATASETS, TEXTS, svhn
+from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options, svhn
 from late_phase.data.prepare import PREPARED, prepare
 from late_phase.training.config import SCHEMAS
 
@@ -25,7 +24,8 @@ def test_every_dataset_has_a_name_and_a_config():
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "image_folder"])
 def test_every_config_is_for_its_loader(composed, name):
     config = composed("+experiment=digits_lenet_base", f"dataset={name}").dataset
-    assert config.name == name and Path(getattr(config, "root", "data")).parts[0] == "data"
+    assert config.name == name
+    assert getattr(config, "root", None) == root_options(name, "data").get("root"), "where make data-NAME puts it"
 
 
 @pytest.mark.parametrize(

@@ -328,3 +328,11 @@ def test_a_damaged_cache_is_made_anew(main, folder):
     (folder / "seed=0/evaluation/digits/flatness.json").write_text("{")
     assert main(f"run={folder / 'seed=0'}", "suite=flatness", "flatness.draws=2", script=EVALUATE)[0] in (0, None)
     assert results(folder / "seed=0", "flatness") == first
+
+
+def test_the_end_of_training_has_its_place_whatever_was_there(composed, tmp_path, trained):
+    directory = tmp_path / "digits" / "default" / "seed=0"
+    shutil.copytree(trained / "seed=1" / "predictions", directory / "predictions")
+    run(composed(*TINY, "dataset.test_subset=null", "seed=0"), directory)
+    found, expected = (load_file(path / "predictions/test.safetensors") for path in (directory, trained / "seed=0"))
+    assert torch.equal(found["single"], expected["single"]) and not (directory / "evaluation").exists()

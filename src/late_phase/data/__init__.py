@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from late_phase.data import cifar, corrupted, digits, image_folder, imagenet, ood_images, svhn, text
@@ -61,3 +63,14 @@ def load_corrupted(name: str, **options: Any) -> Corrupted:
 def load_text(name: str, **options: Any) -> Text:
     """The text ``name``; ``options`` are those of its loader, such as ``root``."""
     return TEXTS[name](**options)
+
+
+def root_options(name: str, root: str) -> dict[str, str]:
+    """For the dataset ``name`` of any kind, the option of its loader that says where its files are; none if it is embedded.
+
+    Downloaded files are in ``root``, ImageNet, which has many, in a folder of its own in it.
+    """
+    loader = (DATASETS | CORRUPTED | TEXTS)[name]
+    if "root" not in inspect.signature(loader).parameters:
+        return {}
+    return {"root": str(Path(root) / "imagenet") if name == "imagenet" else root}

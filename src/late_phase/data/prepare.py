@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from late_phase.data import CORRUPTED, DATASETS, TEXTS
+from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options
 
 LOADERS: dict[str, Callable[..., Any]] = {**DATASETS, **CORRUPTED, **TEXTS}
 PREPARED = tuple(name for name in LOADERS if name not in ("image_folder", "text_file"))
@@ -19,9 +18,8 @@ def prepare(name: str, root: str) -> str:
     Raises:
         UserError: its files are neither there nor to be had.
     """
-    loader = LOADERS[name]
-    downloaded = "root" in inspect.signature(loader).parameters
-    loaded = loader(**({"root": root} if downloaded else {}))
+    where = root_options(name, root)
+    loaded = LOADERS[name](**where)
     if name in CORRUPTED:
         images = len(loaded.images(loaded.corruptions[0], loaded.severities[0]))
         what = f"{len(loaded.corruptions)} corruptions, {len(loaded.severities)} severities, {images:,} images of each"
@@ -31,4 +29,5 @@ def prepare(name: str, root: str) -> str:
         training = "" if loaded.train is None else f"{len(loaded.train):,} training images, "
         classes = f" in {len(loaded.classes)} classes" if loaded.classes else ", unlabelled"
         what = f"{training}{len(loaded.test):,} test images{classes}"
-    return f"{name}: {what}; {f'whole, in {root}' if downloaded else 'embedded'}"
+    place = f"whole, in {where['root']}" if where else "embedded"
+    return f"{name}: {what}; {place}"

@@ -58,13 +58,6 @@ class Flatness:
         return cls(tuple(sigmas), draws, tuple(mean.tolist()), tuple(confidence.tolist()))
 
 
-def flatness(
-    model: nn.Module, batches: Batches, sigmas: Sequence[float], draws: int, seed: int = 0, memory: int = 2**26
-) -> Flatness:
-    """δL(σ_z) for each of ``sigmas``; for arguments and errors see :func:`loss_changes`."""
-    return Flatness.of(sigmas, loss_changes(model, batches, sigmas, draws, seed, memory))
-
-
 def loss_changes(
     model: nn.Module, batches: Batches, sigmas: Sequence[float], draws: int, seed: int = 0, memory: int = 2**26
 ) -> Iterator[Tensor]:

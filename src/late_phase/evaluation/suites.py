@@ -163,13 +163,13 @@ def flatness(subject: Subject, sigmas: Sequence[float], draws: int) -> dict[str,
 
     def curves() -> dict[str, dict[str, list[float]]]:
         found = {}
-        for name in set(SINGLE_MODELS) & set(subject.predictors):
+        for name in (name for name in SINGLE_MODELS if name in subject.predictors):
             (model,) = subject.predictors[name]()
             with subject.autocast():
                 changes = flat.loss_changes(model, batches, sigmas, draws, subject.seed)
                 bar = tqdm(changes, f"flatness of {name}", draws, leave=False, disable=None)
                 found[name] = asdict(flat.Flatness.of(sigmas, bar))
-        return {name: found[name] for name in SINGLE_MODELS if name in found}
+        return found
 
     content = digest(subject.content, test.fingerprint(), str(list(sigmas)), str(draws))
     return kept(subject.folder / subject.dataset.name / "flatness.json", content, curves)

@@ -110,7 +110,10 @@ def table(runs: Sequence[Run]) -> str:
     for name, group in by_name(runs).items():
         for predictor in sorted(group[0].record["metrics"], key=PREDICTORS.index):
             metrics = [run.record["metrics"][predictor] for run in group]
-            cells = [mean_and_std([m[key] * scale for m in metrics], digits) for key, scale, digits in columns.values()]
+            cells = [
+                mean_and_std([m[key] * scale for m in metrics], digits) if all(key in m for m in metrics) else ""
+                for key, scale, digits in columns.values()
+            ]
             rows.append([name, predictor, *cells, str(len(group))])
     return markdown(rows)
 

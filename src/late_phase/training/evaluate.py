@@ -17,7 +17,7 @@ from late_phase.errors import UserError
 from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
 from late_phase.files import make_folder, write_json
-from late_phase.training.config import OWN, SCHEMAS, DatasetConfig, EvaluateConfig
+from late_phase.training.config import OWN, DatasetConfig, EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.setup import Setup, build_dataset
@@ -111,8 +111,8 @@ def run_suite(suite: str, subject: Subject, config: EvaluateConfig) -> tuple[dic
     if suite == "corruption":
         if source not in data.CORRUPTED_OF:
             raise UserError(f"dataset={source} has no corrupted counterpart: choose another suite.")
-        downloaded = {} if source == "digits" else {"root": config.root}
-        corrupted = data.load_corrupted(data.CORRUPTED_OF[source], **downloaded)
+        name = data.CORRUPTED_OF[source]
+        corrupted = data.load_corrupted(name, **data.root_options(name, config.root))
         return suites.corruption(subject, corrupted), len(corrupted.images(corrupted.corruptions[0], 1))
     sigmas, draws = config.flatness.sigmas, config.flatness.draws
     if not sigmas or not all(0 <= sigma < math.inf for sigma in sigmas) or draws < 2:
@@ -133,4 +133,4 @@ def load_named(name: str, root: str) -> Dataset:
     if name not in data.DATASETS or name == "image_folder":
         known = sorted(set(data.DATASETS) - {"image_folder"})
         raise UserError(f"ood={name} is unknown: choose from {', '.join(known)}.")
-    return data.load(name, **({"root": root} if "root" in SCHEMAS["dataset"][name].__dataclass_fields__ else {}))
+    return data.load(name, **data.root_options(name, root))

@@ -70,8 +70,9 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 late.spawn(generator(config.seed, "members"))
             try:
                 for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.tally.batches), state.tally.batches):
+                    factor = schedule(state.epoch + batch / len(batches))
                     for group in late.param_groups:
-                        group["lr"] = group["base_lr"] * schedule(state.epoch + batch / len(batches))
+                        group["lr"] = group["base_lr"] * factor
                     with setup.autocast():
                         logits = forward(inputs)
                         labels = labels.repeat(len(logits) // len(labels))  # of the members, where the model has several

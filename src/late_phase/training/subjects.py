@@ -34,8 +34,7 @@ def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, d
     """
     weights = weight_files(files)
     try:
-        with safe_open(files.model, "pt") as file:
-            normalization = Normalization.from_json(file.metadata()["late_phase"])
+        normalization = read_normalization(files.model)
         found = predictors(config, files, lambda: build_model(config.architecture, dataset), device)
         content = digest(*weights, config_hash(config))
     except (OSError, SafetensorError, TypeError, KeyError) as error:
@@ -46,13 +45,11 @@ def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, d
             f"the model in {files.path}: choose one like {config.dataset.name}."
         ) from error
     folder = files.path / "evaluation"
-    # What was predicted at the end of training stays, also if the weights or the images have been changed since.
-    own = dataset.train is not None and read_content(files.predictions, "test") in (None, content_of(content, found, dataset.test))
     return Subject(
         folder,
         dataset.to(device),
         config.dataset.name,
-        files.predictions if own else folder / dataset.name,
+        files.predictions if dataset.train is not None else folder / dataset.name,
         found,
         normalization,
         partial(autocast, device, config.compute.precision),
@@ -97,7 +94,7 @@ def subject_of_runs(
         dataset = subjects[0].dataset if subjects else build_dataset(configs[0].dataset) if other is None else other
         subjects.append(subject_of_run(configs[-1], files, dataset, device))
     if not together:
-        return subjects[0], records[0]
+        return without_overwriting(subjects[0]), records[0]
     names = [name for name in subjects[0].predictors if all(name in subject.predictors for subject in subjects)]
     folder = path / f"seeds={','.join(map(str, seeds))}"
     ensemble = replace(
@@ -110,6 +107,14 @@ def subject_of_runs(
     )
     head = records[0] | {"seed": seeds, "config_hash": [record["config_hash"] for record in records]}
     return ensemble, head | {"seconds": round(sum(record["seconds"] for record in records), 3)}
+
+
+def without_overwriting(run: Subject) -> Subject:
+    """The run; if weights or images have been changed since the end of training, what was predicted then stays."""
+    made_of = content_of(run.content, run.predictors, run.dataset.test)
+    if read_content(run.own, "test") in (None, made_of):
+        return run
+    return replace(run, own=run.folder / run.dataset.name)
 
 
 def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Subject, dict[str, Any]]:
@@ -154,7 +159,11 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
 def stored_normalization(weights: Path) -> Normalization | None:
     """The normalization of inputs that a run has written with its model; None if the weights are of another origin."""
     try:
-        with safe_open(RunDirectory(weights).model if weights.is_dir() else weights, "pt") as file:
-            return Normalization.from_json(file.metadata()["late_phase"])
+        return read_normalization(RunDirectory(weights).model if weights.is_dir() else weights)
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):
         return None
+
+
+def read_normalization(model: Path) -> Normalization:
+    with safe_open(model, "pt") as file:
+        return Normalization.from_json(file.metadata()["late_phase"])
