@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,19 @@ from late_phase.architectures import build
 from late_phase.layers.shakedrop import ShakeDrop
 
 SMALL: dict[str, dict[str, float]] = {"lenet": {}, "wrn": {"depth": 10, "width": 1}, "pyramidnet": {"depth": 8, "alpha": 6}}
+
+
+def assert_same_computation(ours: nn.Module, theirs: nn.Module, out: Sequence[Tensor], renamed: Callable[[str], str]) -> None:
+    """Equal outputs ``out``, gradients and state; ``renamed`` gives their name of a tensor of ours."""
+    torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
+    for one in out:
+        one.square().sum().backward()
+    parameters, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert len(parameters) == len(expected)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.grad, expected[renamed(name)].grad, rtol=1e-9, atol=1e-9)
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[renamed(name)]), name
 
 
 def count(name: str, channels: int, classes: int, **options: float) -> int:
@@ -111,15 +126,7 @@ def test_wide_resnet_is_the_one_in_pytorch_ood(depth, width, dropout, training):
         torch.manual_seed(1)  # dropout draws the same numbers at the same places
         out.append(model.train(training)(images))
     assert torch.equal(*features)
-    torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
-    for one in out:
-        one.square().sum().backward()
-    parameters, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    assert len(parameters) == len(expected)
-    for name, parameter in parameters.items():
-        torch.testing.assert_close(parameter.grad, expected[renamed(name)].grad, rtol=1e-9, atol=1e-9)
-    for name, value in ours.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[renamed(name)]), name
+    assert_same_computation(ours, theirs, out, renamed)
 
 
 @pytest.mark.parametrize(("depth", "alpha"), [(8, 20), (20, 48), (26, 84), (110, 270)])
@@ -157,15 +164,7 @@ def test_pyramidnet_is_the_one_in_pytorchcv(depth, alpha, training):
     theirs.features.post_activ.bn.register_forward_hook(lambda module, inputs, output: features.append(output.clamp(min=0)))
     out = [model(images) for model in (ours, theirs)]
     assert torch.equal(*features)
-    torch.testing.assert_close(*out, rtol=1e-12, atol=1e-12)
-    for one in out:
-        one.square().sum().backward()
-    parameters, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    assert len(parameters) == len(expected)
-    for name, parameter in parameters.items():
-        torch.testing.assert_close(parameter.grad, expected[renamed(name)].grad, rtol=1e-9, atol=1e-9)
-    for name, value in ours.state_dict().items():
-        assert torch.equal(value, theirs.state_dict()[renamed(name)]), name
+    assert_same_computation(ours, theirs, out, renamed)
 
 
 def test_pyramidnet_by_hand():

@@ -13,7 +13,7 @@ import reference
 import torch
 import torch.nn.functional as F
 from models import SGD, assert_same, sgd, spawned, train
-from torch import Tensor, nn
+from torch import nn
 
 from late_phase import LatePhase, batchnorm, by_name, by_type, everything, head, nothing
 
@@ -328,77 +328,6 @@ def test_the_state_of_another_late_phase_is_refused():
         split.load_state_dict(late.state_dict())
     with pytest.raises(ValueError, match=r"another selection, which differs in 6\.bias, 6\.weight"):
         LatePhase(model, sgd(model), batchnorm(), 3).load_state_dict(late.state_dict())
-
-
-# --------------------------------------------------------------------------------------------------------------- in company
-
-
-@pytest.mark.parametrize("given", ["late", "optimizer"])
-def test_schedulers_see_an_optimizer(given):
-    """The learning rate follows the schedule for θ and φ, as in plain training; K = 1, so that all can be compared."""
-    torch.manual_seed(0)
-    model = models.plain()
-    twin = copy.deepcopy(model)
-    optimizer, plain = sgd(model), sgd(twin)
-    late = LatePhase(model, optimizer, batchnorm(), K=1)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=8, cycle_momentum=True)
-        for o in (late if given == "late" else optimizer, plain)
-    ]
-    for i, batch in enumerate(models.minibatches(7)):
-        if i == 3:
-            late.spawn()
-        train(model, late, [batch])
-        train(twin, plain, [batch])
-        for schedule in schedules:
-            schedule.step()
-    assert late.param_groups[0]["lr"] == plain.param_groups[0]["lr"]
-    assert_same(model, twin)
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_grad_scaler_unscales_each_minibatch_and_skips_an_infinite_one(fused):
-    """With a scale that changes in the middle of an iteration the sum of gradients is still that of the true ones."""
-    torch.manual_seed(0)
-    model = models.plain()
-    twin = copy.deepcopy(model)
-    late = LatePhase(model, sgd(model, fused=fused), batchnorm(), K=3)
-    expected = LatePhase(twin, sgd(twin), batchnorm(), K=3)
-    late.spawn()
-    expected.spawn()
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
-    for i, (x, y) in enumerate(models.minibatches(8)):
-        loss = F.cross_entropy(model(x), y)
-        late.zero_grad()
-        scaler.scale(loss * (float("inf") if i == 4 else 1)).backward()
-        scaler.unscale_(late)
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5, error_if_nonfinite=False)
-        scaler.step(late)
-        scaler.update()
-        if i == 4:
-            twin(x)  # the running statistics have seen the minibatch
-        else:
-            F.cross_entropy(twin(x), y).backward()
-            nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
-            expected.step()
-    assert scaler.get_scale() != 4.0
-    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_a_closure_is_evaluated_once():
-    model, late = spawned(steps=0)
-    calls = []
-
-    def closure() -> Tensor:
-        x, y = models.minibatches(1)[0]
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        calls.append(loss.item())
-        return loss
-
-    assert late.step(closure).item() == calls[0]
-    assert len(calls) == 1
 
 
 def test_importing_needs_torch_only():

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from late_phase.base_gradients import BaseGradients
 from late_phase.members import Members, Phi
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
@@ -84,7 +85,6 @@ class LatePhase(torch.optim.Optimizer):
         self.optimizer = optimizer
         self.K = K
         self.sigma0 = sigma0
-        self.gamma_theta = gamma_theta
 
         self._phi = Phi(self.model, select.names(self.model))
         phi = set(self._phi.parameters.values())
@@ -94,11 +94,11 @@ class LatePhase(torch.optim.Optimizer):
                 raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
         # Index of a parameter group -> options; the groups themselves are replaced by Optimizer.load_state_dict.
         self._phi_options = self._phi.split_groups(optimizer, phi_options) if phi_options else {}
-        self._theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
+        theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
+        self._base_gradients = BaseGradients(theta, gamma_theta)
 
         self._members: Members | None = None
         self._entered = 0  # depth of member() blocks
-        self._theta_gradients: list[Tensor | None] = [None] * len(self._theta)
 
     # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
@@ -137,6 +137,10 @@ class LatePhase(torch.optim.Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     # Late-phase learning.
+
+    @property
+    def gamma_theta(self) -> float:
+        return self._base_gradients.gamma_theta
 
     @property
     def spawned(self) -> bool:
@@ -218,9 +222,9 @@ class LatePhase(torch.optim.Optimizer):
             self.optimizer.zero_grad()
             return loss
 
-        self._accumulate()
+        self._base_gradients.accumulate()
         if self._members.entered == self.K - 1:
-            self._release()
+            self._base_gradients.release()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._members.enter((self._members.entered + 1) % self.K)
@@ -326,7 +330,7 @@ class LatePhase(torch.optim.Optimizer):
             "member": self._members.entered if self.spawned else None,
             "member_states": [list(state.values()) for state in self._members.states] if self.spawned else None,
             "optimizer": self.optimizer.state_dict(),
-            "theta_gradients": list(self._theta_gradients),
+            "theta_gradients": list(self._base_gradients.sums),
         }
 
     @torch.no_grad()
@@ -367,38 +371,7 @@ class LatePhase(torch.optim.Optimizer):
         self.optimizer.load_state_dict(optimizer_state)
         if self.spawned:
             self._members.load(state_dict["member"])
-        self._theta_gradients = [
-            None if gradient is None else gradient.to(parameter)
-            for gradient, parameter in zip(state_dict["theta_gradients"], self._theta, strict=True)
-        ]
-
-    def _accumulate(self) -> None:
-        """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
-        if self.gamma_theta == 0:
-            for parameter in self._theta:
-                parameter.grad = None
-            return
-        sums, gradients = [], []
-        for i, parameter in enumerate(self._theta):
-            if parameter.grad is None:
-                continue
-            if self._theta_gradients[i] is None:
-                # A view, such as one of DistributedDataParallel's buckets, would be overwritten by the next backward pass.
-                self._theta_gradients[i] = parameter.grad.clone() if parameter.grad._is_view() else parameter.grad
-            else:
-                sums.append(self._theta_gradients[i])
-                gradients.append(parameter.grad)
-            parameter.grad = None
-        if sums:
-            torch._foreach_add_(sums, gradients)
-
-    def _release(self) -> None:
-        """Gives θ its gradient γ_θ Σ_k Δθ_k and starts the sum anew."""
-        if self.gamma_theta != 1 and (sums := [gradient for gradient in self._theta_gradients if gradient is not None]):
-            torch._foreach_mul_(sums, self.gamma_theta)
-        for parameter, gradient in zip(self._theta, self._theta_gradients, strict=True):
-            parameter.grad = gradient
-        self._theta_gradients = [None] * len(self._theta)
+        self._base_gradients.load(state_dict["theta_gradients"])
 
 
 def ensemble_log_probs(log_probs: Tensor) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +15,11 @@ from late_phase.errors import UserError
 from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
 from late_phase.files import make_folder, write_json
-from late_phase.training.config import OWN, DatasetConfig, EvaluateConfig
+from late_phase.training.config import EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory
-from late_phase.training.setup import Setup, build_dataset
-from late_phase.training.subjects import subject_of_run, subject_of_runs, subject_of_weights
+from late_phase.training.setup import Setup
+from late_phase.training.subjects import subject_of, subject_of_run
 
 SUITES = ("accuracy", "calibration", "ood", "corruption", "flatness")
 
@@ -51,29 +49,7 @@ def evaluate_suites(config: EvaluateConfig, device: torch.device) -> Iterator[di
     """
     if config.suite not in (*SUITES, "all"):
         raise UserError(f"suite={config.suite} is unknown: choose one of {', '.join(SUITES)}, all.")
-    if (config.run is None) == (config.architecture.name == OWN):
-        raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
-    if config.run is None:
-        if config.seeds is not None:
-            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
-        subject, head = subject_of_weights(config, device)
-    elif config.to is not None:
-        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
-    else:
-        other = None
-        if config.dataset.name != OWN:
-            other = replace(build_dataset(config.dataset), train=None)
-            if not other.classes:
-                raise UserError(
-                    f"dataset={other.name} has no labels to be right about: choose suite=ood with ood=[{other.name}] instead of it."
-                )
-            if config.suite not in ("accuracy", "calibration"):
-                raise UserError(
-                    f"suite={config.suite} is for the run's own dataset: leave out dataset={other.name}, or choose suite=accuracy."
-                )
-        elif config.dataset != DatasetConfig(name=OWN):
-            raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
-        subject, head = subject_of_runs(Path(config.run), config.seeds, other, device)
+    subject, head = subject_of(config, device)
     dataset = subject.dataset
     to = subject.folder if dataset.train is not None or config.run is None else subject.own
     make_folder("run" if config.to is None else "to", to)

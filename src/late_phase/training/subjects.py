@@ -18,12 +18,60 @@ from late_phase.errors import UserError, first_line
 from late_phase.evaluation.predict import content_of, read_content
 from late_phase.evaluation.predictors import dropout_layers, mc_dropout, predictor_of, several
 from late_phase.evaluation.suites import Subject
-from late_phase.training.config import OWN, EvaluateConfig, TrainConfig, config_hash, differences, from_yaml, identity
+from late_phase.training.config import (
+    OWN,
+    DatasetConfig,
+    EvaluateConfig,
+    TrainConfig,
+    config_hash,
+    differences,
+    from_yaml,
+    identity,
+)
 from late_phase.training.export import predictors, weight_files
 from late_phase.training.provenance import device_name, git_commit, record_of
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import autocast
 from late_phase.training.setup import build_dataset, build_model, build_normalization
+
+
+def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject, dict[str, Any]]:
+    """What the config names, and the head of its results.
+
+    Raises:
+        UserError: it names nothing or too much, there is no such run, weights or dataset, or they don't go together.
+    """
+    if (config.run is None) == (config.architecture.name == OWN):
+        raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
+    if config.run is None:
+        if config.seeds is not None:
+            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
+        return subject_of_weights(config, device)
+    if config.to is not None:
+        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
+    return subject_of_runs(Path(config.run), config.seeds, other_dataset(config), device)
+
+
+def other_dataset(config: EvaluateConfig) -> Dataset | None:
+    """The dataset that a run is to be evaluated on, without training images; None for its own.
+
+    Raises:
+        UserError: the dataset or the suite is for something else.
+    """
+    if config.dataset.name == OWN:
+        if config.dataset != DatasetConfig(name=OWN):
+            raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
+        return None
+    other = replace(build_dataset(config.dataset), train=None)
+    if not other.classes:
+        raise UserError(
+            f"dataset={other.name} has no labels to be right about: choose suite=ood with ood=[{other.name}] instead of it."
+        )
+    if config.suite not in ("accuracy", "calibration"):
+        raise UserError(
+            f"suite={config.suite} is for the run's own dataset: leave out dataset={other.name}, or choose suite=accuracy."
+        )
+    return other
 
 
 def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, device: torch.device) -> Subject:

@@ -1,0 +1,52 @@
+"""Σ_k Δθ_k: the gradients of the base weights, added up over an iteration's inner steps (Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class BaseGradients:
+    """Takes the gradients away from θ in the inner steps, and gives θ γ_θ times their sum at the end of an iteration.
+
+    Args:
+        theta: the base weights.
+        gamma_theta: γ_θ; with 0 the gradients are discarded, so that an optimizer leaves θ where it is.
+    """
+
+    def __init__(self, theta: Sequence[nn.Parameter], gamma_theta: float) -> None:
+        self.theta = list(theta)
+        self.gamma_theta = gamma_theta
+        self.sums: list[Tensor | None] = [None] * len(self.theta)
+
+    def accumulate(self) -> None:
+        """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
+        sums, gradients = [], []
+        for i, parameter in enumerate(self.theta):
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is None or self.gamma_theta == 0:
+                continue
+            if self.sums[i] is None:
+                # A view, such as one of DistributedDataParallel's buckets, would be overwritten by the next backward pass.
+                self.sums[i] = gradient.clone() if gradient._is_view() else gradient
+            else:
+                sums.append(self.sums[i])
+                gradients.append(gradient)
+        if sums:
+            torch._foreach_add_(sums, gradients)
+
+    def release(self) -> None:
+        """Gives θ its gradient γ_θ Σ_k Δθ_k and starts the sum anew."""
+        if self.gamma_theta != 1 and (sums := [gradient for gradient in self.sums if gradient is not None]):
+            torch._foreach_mul_(sums, self.gamma_theta)
+        for parameter, gradient in zip(self.theta, self.sums, strict=True):
+            parameter.grad = gradient
+        self.sums = [None] * len(self.theta)
+
+    def load(self, sums: Sequence[Tensor | None]) -> None:
+        """Takes up the ``sums`` of an unfinished iteration."""
+        self.sums = [
+            None if gradient is None else gradient.to(parameter) for gradient, parameter in zip(sums, self.theta, strict=True)
+        ]
