@@ -18,10 +18,14 @@ from late_phase.training.config import SCHEMAS
 
 def test_every_dataset_has_a_name_and_a_config():
     assert set(PREPARED) == (set(DATASETS) | set(CORRUPTED) | set(TEXTS) | {"imagenet"}) - {"image_folder", "text_file"}
-    assert set(DATASETS) == set(SCHEMAS["dataset"]) == {path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml")}
+    assert (
+        set(DATASETS) | set(TEXTS)
+        == set(SCHEMAS["dataset"])
+        == {path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml")}
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "image_folder"])
+@pytest.mark.parametrize("name", [name for name in [*DATASETS, *TEXTS] if name not in ("image_folder", "text_file")])
 def test_every_config_is_for_its_loader(composed, name):
     config = composed("+experiment=digits_lenet_base", f"dataset={name}").dataset
     assert config.name == name

@@ -86,7 +86,7 @@ def trained(name: str, classes: int = 7, **options: float) -> nn.Module:
 
 def start(name: str, weights: Path | str, classes: int = 7, **options: float) -> nn.Module:
     torch.manual_seed(2)
-    return build(name, 3, classes, str(weights), **(SMALL.get(name, {}) | options))
+    return build(name, 3, classes, weights=str(weights), **(SMALL.get(name, {}) | options))
 
 
 def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,29 @@ from torch import Tensor
 from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Images, Normalization
 from late_phase.seeding import generator
+
+
+class Batches(ABC):
+    """The minibatches of each epoch, in their order, from any of them on."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Minibatches of an epoch."""
+
+    @abstractmethod
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of an epoch, from minibatch ``start`` on."""
+
+    def logits(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
+        """What the model makes of the inputs of a minibatch: ``[examples, classes]``."""
+        return model(inputs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What going on within an epoch needs besides the numbers of epoch and minibatch."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027 most have no state
+        """Restores :meth:`state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +55,7 @@ class Augmentation:
     cutout: int = 0
 
 
-class TrainingBatches:
+class TrainingBatches(Batches):
     """Shuffled, augmented and normalized minibatches; the last one of an epoch may be smaller.
 
     Args:
@@ -76,7 +101,7 @@ class TrainingBatches:
             yield inputs, self.images.labels[order[which]]
 
 
-class StreamedBatches:
+class StreamedBatches(Batches):
     """Minibatches of images that are streamed from disk and augmented on the way; else as :class:`TrainingBatches`."""
 
     def __init__(

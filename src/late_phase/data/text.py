@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,25 +21,98 @@ ARCHIVE = Download(
     "sha256:547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
 )
 MEMBER = Download("enwik8", (), 100_000_000, "md5:a1fa5ffddb56f4953e226637dabbb36a")
-SMALLEST = 20
-"""Bytes of a text no part of which is empty."""
+SMALLEST = 40
+"""Bytes of a text each part of which has a byte to be predicted, and one before it."""
+
+CHUNK = 2**22
+"""Bytes of a mapped text that are counted at a time."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """``train``, ``validation`` and ``test``, each ``[bytes]`` uint8; large texts are mapped into memory."""
+    """``train``, ``validation`` and ``test``, each ``[bytes]`` uint8; large texts are mapped into memory.
+
+    A text is its bytes, in whatever encoding: a character of several bytes is several predictions. One for evaluation only has no
+    part to train on.
+    """
 
     name: str
-    train: Tensor
+    train: Tensor | None
     validation: Tensor
     test: Tensor
+
+    def held_out(self) -> dict[str, Tensor]:
+        """The parts that the model isn't trained on, by name."""
+        return {"test": self.test, "validation": self.validation}
+
+    def parts(self) -> dict[str, Tensor]:
+        """All parts that there are, by name."""
+        return ({} if self.train is None else {"train": self.train}) | self.held_out()
+
+    def take(self, subset: int | None, test_subset: int | None) -> Text:
+        """The first ``subset`` bytes of the training part, the first ``test_subset`` of each of the others; or all.
+
+        Raises:
+            UserError: there are not as many.
+        """
+        for key, size, part in (("subset", subset, self.train), ("test_subset", test_subset, self.test)):
+            if size is not None and not 2 <= size <= len(part):
+                raise UserError(f"dataset.{key}={size} is not to be had of the {len(part)} bytes of {self.name}: choose from 2 on.")
+        return replace(self, train=self.train[:subset], validation=self.validation[:test_subset], test=self.test[:test_subset])
 
     def sha256(self) -> str:
         """The checksum of the whole text, in hexadecimal digits."""
         found = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            found.update(part.numpy().data)
+        for name in ("train", "validation", "test"):  # as they follow each other
+            found.update(self.parts()[name].numpy().data)
         return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The bytes that a model knows, in rising order; a byte's symbol is its place among them."""
+
+    known: tuple[int, ...]
+
+    @classmethod
+    def of(cls, text: Text) -> Vocabulary:
+        """The bytes that occur anywhere in a text, the parts held out included: enwik8 has 205."""
+        counts = torch.zeros(256, dtype=torch.int64)
+        for part in text.parts().values():
+            for chunk in part.split(CHUNK):
+                counts += torch.bincount(chunk, minlength=256)
+        return cls(tuple(counts.nonzero().flatten().tolist()))
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def to_json(self) -> str:
+        return json.dumps({"bytes": self.known})
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        return cls(tuple(json.loads(text)["bytes"]))
+
+    def encode(self, content: Tensor) -> Tensor:
+        """Bytes uint8 -> symbols int64, of the same shape.
+
+        Raises:
+            ValueError: a byte is none of the vocabulary's.
+        """
+        table = torch.full((256,), -1)
+        table[list(self.known)] = torch.arange(len(self.known))
+        symbols = table[content.long()]
+        if (symbols < 0).any():
+            byte = int(content[symbols < 0][0])
+            raise ValueError(
+                f"the text has the byte 0x{byte:02x}, which is none of the {len(self)} that the model knows from its own text; "
+                "evaluate a text of the same bytes."
+            )
+        return symbols
+
+    def decode(self, symbols: Tensor) -> bytes:
+        """Symbols ``[n]`` -> bytes."""
+        return bytes(self.known[symbol] for symbol in symbols.tolist())
 
 
 def load_enwik8(root: str) -> Text:

@@ -1,4 +1,4 @@
-"""Evaluation suites: predict once, measure many. Each takes a subject and returns numbers by the name of what predicts."""
+"""Evaluation suites on images: predict once, measure many. Each returns numbers of a subject, by the name of what predicts."""
 
 from __future__ import annotations
 
@@ -74,13 +74,12 @@ class Subject:
         self.predict(self.own, {"test": self.dataset.test})
         return read_predictions(self.own, "test")
 
-
-def measure(subject: Subject) -> Numbers:
-    """Accuracy, NLL in nats and ECE on the images held out, and the loss on training images, where there are some in memory."""
-    train = {"train": subject.dataset.train} if isinstance(subject.dataset.train, Images) else {}
-    splits = train | subject.dataset.held_out()
-    subject.predict(subject.own, splits)
-    return read_metrics(subject.own, splits)
+    def measure(self) -> Numbers:
+        """Accuracy, NLL in nats and ECE on the images held out, and the loss on training images, where there are some in memory."""
+        train = {"train": self.dataset.train} if isinstance(self.dataset.train, Images) else {}
+        splits = train | self.dataset.held_out()
+        self.predict(self.own, splits)
+        return read_metrics(self.own, splits)
 
 
 def calibration(subject: Subject) -> Numbers:

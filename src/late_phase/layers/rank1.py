@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import cached, register_parametrization
 
 from late_phase.layers.fold import refuse_shared
 from late_phase.selection import Selection, by_type
@@ -37,7 +38,7 @@ class Rank1(nn.Module):
         return matrix.reshape(matrix.shape + (1,) * (weight.dim() - 2)) * weight
 
 
-def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Generator | None = None) -> None:
+def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Generator | None = None, matrices: str = "*") -> None:
     """Multiplies weights of a plain model by rank-1 matrices, in place; :func:`late_phase.layers.fold.fold` takes it back.
 
     These are the ``weight`` of linear and convolutional layers, and the recurrent matrices ``weight_hh_l...`` of ``nn.LSTM``,
@@ -46,6 +47,7 @@ def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Ge
     Args:
         spread: u and v are uniform in 1 ± ``spread``; the paper has 0.01.
         generator: source of u and v, on any device; the global one of the CPU by default.
+        matrices: only those named like this; ``*`` and ``?`` as in a shell.
 
     Raises:
         ValueError: ``spread`` < 0, no such layer, a weight that layers share, or a model that has rank-1 weights already.
@@ -54,14 +56,18 @@ def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Ge
         raise ValueError(f"spread={spread} is not a spread around 1: choose a number of at least 0, such as 0.01.")
     if any(isinstance(module, Rank1) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has rank-1 weights already: call parametrize_rank1() once.")
-    weights = [(layer, name) for layer in model.modules() for name in _weights(layer)]
-    if not weights:
+    found = {f"{prefix}.{name}".lstrip("."): (layer, name) for prefix, layer in model.named_modules() for name in _weights(layer)}
+    if not found:
         raise ValueError(f"{type(model).__name__} has no linear, convolutional or recurrent layer: rank-1 weights need one.")
+    weights = [weight for name, weight in found.items() if fnmatchcase(name, matrices)]
+    if not weights:
+        raise ValueError(f"matrices={matrices!r} matches none of the weights {', '.join(found)}: choose another pattern, or '*'.")
     refuse_shared(model, weights)
     for layer, name in weights:
         register_parametrization(layer, name, Rank1(getattr(layer, name), spread, generator))
     for layer in {layer for layer, _ in weights if isinstance(layer, nn.RNNBase)}:
         _make_copyable(layer)
+        _multiply_once(layer)
 
 
 def rank1() -> Selection:
@@ -90,3 +96,8 @@ def _make_copyable(layer: nn.RNNBase) -> None:
         return as_torch_does(self, memo)
 
     type(layer).__deepcopy__ = deepcopy
+
+
+def _multiply_once(layer: nn.RNNBase) -> None:
+    """Lets a pass make each product once: torch's recurrent layers look at each weight several times before they use it."""
+    type(layer).forward = cached()(type(layer).forward)

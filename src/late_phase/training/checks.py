@@ -11,11 +11,14 @@ from late_phase.training.config import (
     AdamConfig,
     BatchEnsembleConfig,
     BreakpointsConfig,
+    ImageArchitectureConfig,
     ImageNetConfig,
+    ImagesConfig,
     MultistepConfig,
     Rank1Config,
     SGDConfig,
     SWAGConfig,
+    TextConfig,
     TrainConfig,
 )
 
@@ -40,11 +43,19 @@ def check(config: TrainConfig) -> TrainConfig:
 
     for key in ("epochs", "batch_size", "late_phase.K", "dataset.subset", "dataset.test_subset", "runtime.threads"):
         at_least(key, 1)
-    at_least("architecture.mc_samples", 1)
+    if isinstance(config.architecture, ImageArchitectureConfig):
+        at_least("architecture.mc_samples", 1)
     if isinstance(config.dataset, ImageNetConfig):
         at_least("dataset.workers", 0)
+    if isinstance(config.dataset, ImagesConfig):
+        for key in ("dataset.crop_padding", "dataset.cutout", "dataset.validation"):
+            at_least(key, 0)
+        if (config.dataset.mean is None) != (config.dataset.std is None):
+            raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
+    if isinstance(config.dataset, TextConfig):
+        at_least("dataset.sequence_length", 1)
     at_least("runtime.evaluate_swa_every", 0)
-    for key in ("dataset.crop_padding", "dataset.cutout", "dataset.validation", "late_phase.sigma0", "late_phase.T0"):
+    for key in ("late_phase.sigma0", "late_phase.T0"):
         at_least(key, 0)
     for key in ("optimizer.weight_decay", "late_phase.weight_decay", "runtime.evaluate_every", "runtime.checkpoint_every"):
         at_least(key, 0)
@@ -57,6 +68,8 @@ def check(config: TrainConfig) -> TrainConfig:
     if not 0 < config.optimizer.lr < float("inf"):
         raise UserError(f"optimizer.lr={config.optimizer.lr} would not learn: choose a number above 0.")
     at_least("late_phase.gamma_theta", 0)
+    if config.max_grad_norm is not None and not 0 < config.max_grad_norm < float("inf"):
+        raise UserError(f"max_grad_norm={config.max_grad_norm} is no norm to clip gradients to: choose a number above 0, or null.")
     fractions = {"optimizer.momentum": [config.optimizer.momentum]} if isinstance(config.optimizer, SGDConfig) else {}
     if isinstance(config.optimizer, AdamConfig):
         fractions = {"optimizer.betas": config.optimizer.betas}
@@ -131,6 +144,4 @@ def check(config: TrainConfig) -> TrainConfig:
             )
     if isinstance(config.schedule, MultistepConfig):
         at_least("schedule.warmup", 0)
-    if (config.dataset.mean is None) != (config.dataset.std is None):
-        raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
     return config

@@ -22,60 +22,90 @@ from late_phase.errors import UserError, first_line
 @dataclass
 class DatasetConfig:
     name: str = MISSING
+    subset: int | None = None
+    test_subset: int | None = None
+
+
+@dataclass
+class ImagesConfig(DatasetConfig):
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
     mean: list[float] | None = None
     std: list[float] | None = None
-    subset: int | None = None
     validation: int = 0
-    test_subset: int | None = None
     split_seed: int = 0
 
 
 @dataclass
-class DownloadedConfig(DatasetConfig):
+class DownloadedConfig(ImagesConfig):
     root: str = MISSING
 
 
 @dataclass
-class ImageFolderConfig(DatasetConfig):
+class ImageFolderConfig(ImagesConfig):
     root: str = MISSING
     image_size: int | None = None
     cache: str = MISSING
 
 
 @dataclass
-class ImageNetConfig(DatasetConfig):
+class ImageNetConfig(ImagesConfig):
     root: str = MISSING
     workers: int = MISSING
 
 
 @dataclass
+class TextConfig(DatasetConfig):
+    sequence_length: int = MISSING
+    carry_state: bool = MISSING
+
+
+@dataclass
+class DownloadedTextConfig(TextConfig):
+    root: str = MISSING
+
+
+@dataclass
+class TextFileConfig(TextConfig):
+    path: str = MISSING
+
+
+@dataclass
 class ArchitectureConfig:
     name: str = MISSING
-    channels_last: bool = False
     weights: str | None = None
+
+
+@dataclass
+class ImageArchitectureConfig(ArchitectureConfig):
+    channels_last: bool = False
     mc_samples: int = 10
 
 
 @dataclass
-class LeNetConfig(ArchitectureConfig):
+class LeNetConfig(ImageArchitectureConfig):
     dropout: float = 0.0
 
 
 @dataclass
-class WideResNetConfig(ArchitectureConfig):
+class WideResNetConfig(ImageArchitectureConfig):
     depth: int = MISSING
     width: int = MISSING
     dropout: float = 0.0
 
 
 @dataclass
-class PyramidNetConfig(ArchitectureConfig):
+class PyramidNetConfig(ImageArchitectureConfig):
     depth: int = MISSING
     alpha: int = MISSING
     shakedrop: float = MISSING
+
+
+@dataclass
+class LSTMConfig(ArchitectureConfig):
+    units: int = MISSING
+    embedding: int | None = None
 
 
 @dataclass
@@ -105,6 +135,7 @@ class LatePhaseConfig:
 @dataclass
 class Rank1Config(LatePhaseConfig):
     spread: float = 0.0
+    matrices: str = "*"
 
 
 @dataclass
@@ -192,6 +223,7 @@ class TrainConfig:
     seed: int = 0
     epochs: int = MISSING
     batch_size: int = MISSING
+    max_grad_norm: float | None = None
     dataset: DatasetConfig = MISSING
     architecture: ArchitectureConfig = MISSING
     ensemble: EnsembleConfig = MISSING
@@ -230,7 +262,7 @@ class EvaluateConfig:
 
 SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
-        "digits": DatasetConfig,
+        "digits": ImagesConfig,
         "cifar10": DownloadedConfig,
         "cifar100": DownloadedConfig,
         "image_folder": ImageFolderConfig,
@@ -238,17 +270,21 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "svhn": DownloadedConfig,
         "lsun_resize": DownloadedConfig,
         "tiny_imagenet_resize": DownloadedConfig,
-        "photo_patches": DatasetConfig,
-        "digits_rotated": DatasetConfig,
-        "noise": DatasetConfig,
+        "photo_patches": ImagesConfig,
+        "digits_rotated": ImagesConfig,
+        "noise": ImagesConfig,
+        "enwik8": DownloadedTextConfig,
+        "pydocs": TextConfig,
+        "text_file": TextFileConfig,
     },
     "architecture": {
         "lenet": LeNetConfig,
         "wrn": WideResNetConfig,
         "pyramidnet": PyramidNetConfig,
-        "resnet50": ArchitectureConfig,
-        "resnet152": ArchitectureConfig,
-        "densenet161": ArchitectureConfig,
+        "resnet50": ImageArchitectureConfig,
+        "resnet152": ImageArchitectureConfig,
+        "densenet161": ImageArchitectureConfig,
+        "lstm": LSTMConfig,
     },
     "ensemble": {"none": EnsembleConfig, "batch_ensemble": BatchEnsembleConfig},
     "late_phase": {

@@ -14,7 +14,8 @@ from late_phase.data.images import Dataset
 from late_phase.errors import UserError
 from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
-from late_phase.files import make_folder, write_json
+from late_phase.evaluation.text import TextSubject, printable
+from late_phase.files import make_folder, write_json, write_text
 from late_phase.training.config import EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory
@@ -25,14 +26,18 @@ SUITES = ("accuracy", "calibration", "ood", "corruption", "flatness")
 
 
 def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
-    """Writes the predictions of the exported weights and, computed from these, ``metrics.json``, which it returns."""
-    subject = subject_of_run(setup.config, files, setup.dataset, setup.device)
-    metrics = suites.measure(subject)
+    """Writes ``metrics.json`` of the exported weights, which it returns; before it predictions of images, or a sample of text."""
+    subject = subject_of_run(setup.config, files, setup.task.dataset, setup.device)
+    metrics = subject.measure()
     for predictor, values in metrics.items():
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
-    record = record_of(setup.config, files.path, setup.device, seconds, commit) | {"metrics": metrics}
+    record = record_of(setup.config, files.path, setup.device, seconds, commit)
+    if isinstance(subject, TextSubject):
+        record["text_sha256"] = subject.dataset.sha256()
+        write_text(files.sample, printable(subject.sample()) + "\n")
+    record["metrics"] = metrics
     write_json(files.metrics, record)
     return record
 
@@ -56,27 +61,31 @@ def evaluate_suites(config: EvaluateConfig, device: torch.device) -> Iterator[di
     with FileLock(to / ".lock"):
         for suite in SUITES if config.suite == "all" else (config.suite,):
             try:
-                numbers, images = run_suite(suite, subject, config)
+                numbers, amount = run_suite(suite, subject, config)
             except (UserError, ValueError) as error:
                 if config.suite == "all":
                     print(f"without {suite}: {error}")
                     continue
                 raise error if isinstance(error, UserError) else UserError(f"suite={suite} is not to be had: {error}") from error
-            record = head | {"dataset": dataset.name, "images": images, "suite": suite, "metrics": numbers}
+            record = head | {"dataset": dataset.name, **amount, "suite": suite, "metrics": numbers}
             write_json(to / f"{suite}.json", record)
             yield record
 
 
-def run_suite(suite: str, subject: Subject, config: EvaluateConfig) -> tuple[dict[str, Any], int]:
-    """Numbers of one suite, and of how many test images they are.
+def run_suite(suite: str, subject: Subject | TextSubject, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, int]]:
+    """Numbers of one suite, and of how many test images, or bytes of a test text, they are.
 
     Raises:
         UserError: it isn't to be had for the subject.
         ValueError: it isn't to be had from its predictions.
     """
-    source, images = subject.source, len(subject.dataset.test)
+    if isinstance(subject, TextSubject):
+        if suite != "accuracy":
+            raise UserError(f"suite={suite} is about images: choose suite=accuracy, which for a text is bits per character.")
+        return subject.measure(), {"bytes": len(subject.dataset.test)}
+    source, images = subject.source, {"images": len(subject.dataset.test)}
     if suite == "accuracy":
-        return suites.measure(subject), images
+        return subject.measure(), images
     if suite == "calibration":
         return suites.calibration(subject), images
     if suite == "ood":
@@ -89,7 +98,7 @@ def run_suite(suite: str, subject: Subject, config: EvaluateConfig) -> tuple[dic
             raise UserError(f"dataset={source} has no corrupted counterpart: choose another suite.")
         name = data.CORRUPTED_OF[source]
         corrupted = data.load_corrupted(name, **data.root_options(name, config.root))
-        return suites.corruption(subject, corrupted), len(corrupted.images(corrupted.corruptions[0], 1))
+        return suites.corruption(subject, corrupted), {"images": len(corrupted.images(corrupted.corruptions[0], 1))}
     sigmas, draws = config.flatness.sigmas, config.flatness.draws
     if not sigmas or not all(0 <= sigma < math.inf for sigma in sigmas) or draws < 2:
         raise UserError(

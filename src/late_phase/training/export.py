@@ -40,7 +40,7 @@ def write_weights(folder: Path, setup: Setup, model: nn.Module, values: dict[str
     """The plain model and, where there are members, their weights, which go with the model as it was parametrized in training."""
     names = RunDirectory(folder)
     plain = fold(copy.deepcopy(model))
-    write_tensors(names.model, plain.state_dict(), metadata=setup.normalization.to_json())
+    write_tensors(names.model, plain.state_dict(), metadata=setup.task.encoding.to_json())
     for path in (names.members, names.base):
         path.unlink(missing_ok=True)
     if values:

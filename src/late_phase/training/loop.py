@@ -11,10 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from late_phase.errors import UserError
-from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
-from late_phase.evaluation.predict import predict
-from late_phase.evaluation.predictors import predictor_of
-from late_phase.method import ensemble_log_probs
 from late_phase.seeding import generator
 from late_phase.training import loggers, schedules
 from late_phase.training.config import TrainConfig, identity, options
@@ -74,10 +70,12 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     for group in late.param_groups:
                         group["lr"] = group["base_lr"] * factor
                     with setup.autocast():
-                        logits = forward(inputs)
+                        logits = batches.logits(forward, inputs)
                         labels = labels.repeat(len(logits) // len(labels))  # of the members, where the model has several
                         loss = F.cross_entropy(logits, labels)
                     loss.backward()
+                    if config.max_grad_norm is not None:
+                        nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                     late.step()
                     state.tally.add(loss, logits, labels)
                     progress.step(state)
@@ -115,6 +113,7 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
             "model": setup.late.model.state_dict(),
             "late": setup.late.state_dict(),
             "averaging": None if setup.averaging is None else setup.averaging.state_dict(),
+            "batches": setup.batches.state_dict(),
             "random": random_state(setup.device),
             "epoch": state.epoch,
             "tally": state.tally.state_dict(),
@@ -129,6 +128,7 @@ def resume(setup: Setup, files: RunDirectory) -> State:
     checkpoint = files.load_checkpoint()
     if checkpoint is None:
         return State()
+    setup.batches.load_state_dict(checkpoint["batches"])
     setup.late.model.load_state_dict(checkpoint["model"])
     setup.late.load_state_dict(checkpoint["late"])
     if setup.averaging is not None:
@@ -138,7 +138,7 @@ def resume(setup: Setup, files: RunDirectory) -> State:
 
 
 def history_row(setup: Setup, state: State) -> dict[str, Any]:
-    """A row of ``history.csv``, for the epoch that has just ended; images held out are measured with the single model."""
+    """A row of ``history.csv``, for the epoch that has just ended; what is held out is measured with the single model."""
     config, epoch = setup.config, state.epoch + 1
     row: dict[str, Any] = {
         "epoch": epoch,
@@ -159,14 +159,9 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
 
 
 def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str, float | None]:
-    """NLL and accuracy of a model on the images held out, named with ``prefix``; None where there is no model to measure."""
-    splits = setup.dataset.held_out()
-    row: dict[str, float | None] = {f"{prefix}{split}_{name}": None for split in splits for name in ("nll_nats", "accuracy")}
+    """What is measured of a model on data held out, named with ``prefix``; None where there is no model to measure."""
+    row: dict[str, float | None] = dict.fromkeys(setup.task.measured())
     if model is not None:
         with setup.autocast():
-            predicted = predict(predictor_of(model), splits, setup.normalization)
-        for split, members in predicted.items():
-            log_probs, labels = ensemble_log_probs(members), splits[split].labels.cpu()
-            row[f"{prefix}{split}_nll_nats"] = nll(label_log_probs(log_probs, labels))
-            row[f"{prefix}{split}_accuracy"] = accuracy(log_probs, labels)
-    return row
+            row |= setup.task.measure(model, setup.device)
+    return {f"{prefix}{name}": value for name, value in row.items()}

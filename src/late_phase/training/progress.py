@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from late_phase.training.config import TrainConfig
+from late_phase.training.run_directory import RunDirectory
 from late_phase.training.tally import State
 
 LINES = 20
@@ -51,8 +52,10 @@ class Progress:
         """After each epoch."""
         row = state.history[-1]
         shown = {"loss": f"{row['train_loss_nats']:.3f}", "accuracy": f"{row['train_accuracy']:.1%}"}
-        if row["test_accuracy"] is not None:
+        if row.get("test_accuracy") is not None:
             shown["test"] = f"{row['test_accuracy']:.1%}"
+        if row.get("test_bpc") is not None:
+            shown["test"] = f"{row['test_bpc']:.3f} bits per character"
         self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
         self._bar.set_postfix(shown, refresh=False)
         if self._lines and state.epoch % max(1, self._epochs // LINES) == 0:
@@ -60,11 +63,22 @@ class Progress:
 
 
 def report(record: dict[str, Any], directory: Path) -> None:
-    """Prints the results of a finished run."""
+    """Prints the results of a finished run, and where there is a sample of text, it as well."""
     for name, metrics in record["metrics"].items():
-        training = f", training loss {metrics['train_loss']:.4f} nats" if "train_loss" in metrics else ""
-        print(
-            f"{name:>12}: test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, "
-            f"ECE {metrics['test_ece']:.2%}{training}"
-        )
+        print(f"{name:>12}: {results_of_text(metrics) if 'test_bpc' in metrics else results_of_images(metrics)}")
+    sample = RunDirectory(directory).sample
+    if sample.exists():
+        print(f"\n{sample.read_text(encoding='utf-8')}")
     print(f"in {directory}", flush=True)
+
+
+def results_of_images(metrics: dict[str, float]) -> str:
+    training = f", training loss {metrics['train_loss']:.4f} nats" if "train_loss" in metrics else ""
+    return (
+        f"test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, ECE {metrics['test_ece']:.2%}{training}"
+    )
+
+
+def results_of_text(metrics: dict[str, float]) -> str:
+    parts = (f"{part} {metrics[f'{part}_bpc']:.4f}" for part in ("train", "validation", "test"))
+    return f"{', '.join(parts)} bits per character"

@@ -37,6 +37,7 @@ class RunDirectory:
         self.base = path / "base.safetensors"
         self.swa = path / "swa"
         self.swag = path / "swag.safetensors"
+        self.sample = path / "sample.txt"
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions"
         self._damaged: set[Path] = set()

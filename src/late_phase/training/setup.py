@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from late_phase import architectures, averaging, data
+from late_phase import averaging
 from late_phase.averaging.swa import SWA
-from late_phase.data.batches import Augmentation, StreamedBatches, TrainingBatches
-from late_phase.data.images import Dataset, Images, Normalization
+from late_phase.data.batches import Batches
 from late_phase.errors import UserError
 from late_phase.evaluation.predictors import swag_weights
 from late_phase.layers.batch_ensemble import BatchEnsemble, fast_weights
@@ -24,15 +23,14 @@ from late_phase.seeding import generator
 from late_phase.selection import Selection, batchnorm, everything, head, nothing
 from late_phase.training import optimizers
 from late_phase.training.config import (
-    ArchitectureConfig,
     BatchEnsembleConfig,
-    DatasetConfig,
     LatePhaseConfig,
     SWAGConfig,
     TrainConfig,
     options,
 )
 from late_phase.training.settings import autocast
+from late_phase.training.tasks import Task, build_task
 from late_phase.weights import load
 
 
@@ -63,9 +61,8 @@ class Setup:
 
     config: TrainConfig
     device: torch.device
-    dataset: Dataset
-    normalization: Normalization
-    batches: TrainingBatches | StreamedBatches
+    task: Task
+    batches: Batches
     late: LatePhase
     averaging: SWA | None
 
@@ -124,62 +121,14 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     Raises:
         UserError: dataset, architecture, late-phase weights and batch size don't go together.
     """
-    dataset = build_dataset(config.dataset)
-    dataset.training_images()  # an evaluation dataset has none
-    normalization = build_normalization(config.dataset, dataset)
-    model = prepare(config, build_model(config.architecture, dataset, config.architecture.weights))
-    check_batch_size(config, dataset, model)
+    task = build_task(config.dataset, device)
+    model = prepare(config, task.model(config.architecture, config.architecture.weights))
+    task.check(config, model)
     late = build_late_phase(config, model.to(device))
-    dataset = dataset.to(device)
-    settings = config.dataset
-    augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
-    check_members(config, -(-len(dataset.train) // config.batch_size))
-    how = (config.batch_size, config.seed, config.architecture.channels_last)
-    if isinstance(dataset.train, Images):
-        batches = TrainingBatches(dataset.train, normalization, augmentation, *how)
-    elif augmentation == Augmentation():
-        batches = StreamedBatches(dataset.train, normalization, *how)
-    else:
-        raise UserError(
-            f"dataset.crop_padding, .flip and .cutout are for images in memory: leave them out, {dataset.name} has its own."
-        )
+    batches = task.batches(config, device)
+    check_members(config, len(batches))
     swag = {"rank": config.averaging.rank} if isinstance(config.averaging, SWAGConfig) else {}
-    return Setup(config, device, dataset, normalization, batches, late, averaging.build(config.averaging.name, **swag))
-
-
-def build_dataset(config: DatasetConfig) -> Dataset:
-    dataset = data.load(config.name, **options(config, DatasetConfig))
-    return dataset.split(config.validation, config.subset, config.test_subset, config.split_seed)
-
-
-def build_normalization(config: DatasetConfig, dataset: Dataset) -> Normalization:
-    """The training images' own mean and standard deviation, or those of the config."""
-    if config.mean is None or config.std is None:
-        return Normalization.of(dataset.train)
-    channels = dataset.train.shape[0]
-    if not len(config.mean) == len(config.std) == channels or min(config.std) <= 0:
-        raise UserError(
-            f"dataset.mean={config.mean} and dataset.std={config.std} don't fit {dataset.name}: "
-            f"give {channels} numbers each, std above 0."
-        )
-    return Normalization(tuple(config.mean), tuple(config.std))
-
-
-def build_model(config: ArchitectureConfig, dataset: Dataset, weights: str | None = None) -> nn.Module:
-    """The plain architecture for the dataset's images, with fresh weights or those that ``weights`` names.
-
-    It is tried on one image, to find sizes that don't fit now.
-    """
-    channels, *size = dataset.test.shape
-    try:
-        model = architectures.build(config.name, channels, len(dataset.classes), weights, **options(config, ArchitectureConfig))
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, *size))
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"architecture={config.name} with dataset={dataset.name}: {error}") from error
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model.train()
+    return Setup(config, device, task, batches, late, averaging.build(config.averaging.name, **swag))
 
 
 def prepare(config: TrainConfig, model: nn.Module) -> nn.Module:
@@ -227,15 +176,4 @@ def check_members(config: TrainConfig, minibatches: int) -> None:
         raise UserError(
             f"late_phase.K={settings.K} is more than the {left} minibatches after T0, so the base weights would never move: "
             "choose a smaller K or an earlier late_phase.T0."
-        )
-
-
-def check_batch_size(config: TrainConfig, dataset: Dataset, model: nn.Module) -> None:
-    examples, size = len(dataset.train), config.batch_size
-    if size > examples:
-        raise UserError(f"batch_size={size} is larger than the training set ({examples} images): choose a smaller one.")
-    if (size == 1 or examples % size == 1) and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
-        raise UserError(
-            f"batch_size={size} makes a minibatch of one of the {examples} images, which BatchNorm can't train on: "
-            "choose another batch_size, or a dataset.subset."
         )

@@ -13,15 +13,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from late_phase.data.images import Dataset, Normalization
+from late_phase.data.text import Text, Vocabulary
 from late_phase.digests import digest, tensor_digest
 from late_phase.errors import UserError, first_line
 from late_phase.evaluation.predict import content_of, read_content
 from late_phase.evaluation.predictors import dropout_layers, mc_dropout, predictor_of, several
 from late_phase.evaluation.suites import Subject
+from late_phase.evaluation.text import TextSubject
 from late_phase.training.config import (
     OWN,
     DatasetConfig,
     EvaluateConfig,
+    TextConfig,
     TrainConfig,
     config_hash,
     differences,
@@ -32,10 +35,10 @@ from late_phase.training.export import predictors, weight_files
 from late_phase.training.provenance import device_name, git_commit, record_of
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import autocast
-from late_phase.training.setup import build_dataset, build_model, build_normalization
+from late_phase.training.tasks import build_dataset, build_encoding, read_encoding, task_of
 
 
-def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject, dict[str, Any]]:
+def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject | TextSubject, dict[str, Any]]:
     """What the config names, and the head of its results.
 
     Raises:
@@ -52,8 +55,8 @@ def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject, d
     return subject_of_runs(Path(config.run), config.seeds, other_dataset(config), device)
 
 
-def other_dataset(config: EvaluateConfig) -> Dataset | None:
-    """The dataset that a run is to be evaluated on, without training images; None for its own.
+def other_dataset(config: EvaluateConfig) -> Dataset | Text | None:
+    """The dataset that a run is to be evaluated on, without a part to train on; None for its own.
 
     Raises:
         UserError: the dataset or the suite is for something else.
@@ -63,7 +66,7 @@ def other_dataset(config: EvaluateConfig) -> Dataset | None:
             raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
         return None
     other = replace(build_dataset(config.dataset), train=None)
-    if not other.classes:
+    if isinstance(other, Dataset) and not other.classes:
         raise UserError(
             f"dataset={other.name} has no labels to be right about: choose suite=ood with ood=[{other.name}] instead of it."
         )
@@ -74,18 +77,24 @@ def other_dataset(config: EvaluateConfig) -> Dataset | None:
     return other
 
 
-def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, device: torch.device) -> Subject:
-    """A run by the weights that it has exported, on its own dataset, or on another one, which has no training images then.
+def subject_of_run(
+    config: TrainConfig, files: RunDirectory, dataset: Dataset | Text, device: torch.device
+) -> Subject | TextSubject:
+    """A run by the weights that it has exported, on its own dataset, or on another one, which has no part to train on then.
 
     Raises:
         UserError: a file is damaged, or the dataset doesn't fit the model.
     """
+    if isinstance(dataset, Text) != isinstance(config.dataset, TextConfig):
+        raise UserError(
+            f"dataset={dataset.name} is not of the kind that {files.path} was trained on: choose one like {config.dataset.name}."
+        )
     weights = weight_files(files)
     try:
-        normalization = read_normalization(files.model)
-        found = predictors(config, files, lambda: build_model(config.architecture, dataset), device)
+        task = task_of(dataset, stored_encoding(files.model), device)
+        found = predictors(config, files, lambda: task.model(config.architecture), device)
         content = digest(*weights, config_hash(config))
-    except (OSError, SafetensorError, TypeError, KeyError) as error:
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"run={files.path} is damaged ({first_line(error)}): train it again in an empty directory.") from error
     except RuntimeError as error:
         raise UserError(
@@ -93,22 +102,21 @@ def subject_of_run(config: TrainConfig, files: RunDirectory, dataset: Dataset, d
             f"the model in {files.path}: choose one like {config.dataset.name}."
         ) from error
     folder = files.path / "evaluation"
-    return Subject(
-        folder,
-        dataset.to(device),
-        config.dataset.name,
-        files.predictions if dataset.train is not None else folder / dataset.name,
-        found,
-        normalization,
-        partial(autocast, device, config.compute.precision),
-        config.seed,
-        content,
+    return task.subject(
+        own=files.predictions if dataset.train is not None else folder / dataset.name,
+        device=device,
+        folder=folder,
+        source=config.dataset.name,
+        predictors=found,
+        autocast=partial(autocast, device, config.compute.precision),
+        seed=config.seed,
+        content=content,
     )
 
 
 def subject_of_runs(
-    path: Path, seeds: Sequence[int] | None, other: Dataset | None, device: torch.device
-) -> tuple[Subject, dict[str, Any]]:
+    path: Path, seeds: Sequence[int] | None, other: Dataset | Text | None, device: torch.device
+) -> tuple[Subject | TextSubject, dict[str, Any]]:
     """A finished run in ``path``, or those in ``path/seed=<n>`` as a deep ensemble; and the head of its results.
 
     What a predictor of the ensemble averages over are the members of that predictor in all of the runs: for ``single`` the runs'
@@ -157,15 +165,17 @@ def subject_of_runs(
     return ensemble, head | {"seconds": round(sum(record["seconds"] for record in records), 3)}
 
 
-def without_overwriting(run: Subject) -> Subject:
+def without_overwriting(run: Subject | TextSubject) -> Subject | TextSubject:
     """The run; if weights or images have been changed since the end of training, what was predicted then stays."""
+    if isinstance(run, TextSubject):  # keeps no predictions
+        return run
     made_of = content_of(run.content, run.predictors, run.dataset.test)
     if read_content(run.own, "test") in (None, made_of):
         return run
     return replace(run, own=run.folder / run.dataset.name)
 
 
-def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Subject, dict[str, Any]]:
+def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Subject | TextSubject, dict[str, Any]]:
     """Weights of any origin in an architecture of ours, on a dataset; and the head of its results.
 
     Raises:
@@ -178,40 +188,44 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     if config.dataset.name == OWN:
         raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
     dataset = build_dataset(config.dataset)
-    if dataset.train is None or not dataset.classes:
+    if isinstance(dataset, Dataset) and (dataset.train is None or not dataset.classes):
         raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")
-    normalization = stored_normalization(Path(weights)) if config.dataset.mean is None else None
-    normalization = normalization or build_normalization(config.dataset, dataset)
-    model = build_model(architecture, dataset, weights).to(device)
+    task = task_of(dataset, encoding_for(config, dataset, Path(weights)), device)
+    model = task.model(architecture, weights).to(device)
     found = {"single": predictor_of(model)}
     if dropout_layers(model):
         found["mc_dropout"] = mc_dropout(model, architecture.mc_samples)
     folder = Path(config.to)
     settings = json.dumps(asdict(replace(architecture, weights=None)), sort_keys=True)
-    content = digest(tensor_digest(model.state_dict().values()), normalization.to_json(), settings)
-    subject = Subject(
-        folder,
-        dataset.to(device),
-        config.dataset.name,
-        folder / dataset.name,
-        found,
-        normalization,
-        partial(autocast, device, "fp32"),
-        0,
-        content,
+    subject = task.subject(
+        own=folder / dataset.name,
+        device=device,
+        folder=folder,
+        source=config.dataset.name,
+        predictors=found,
+        autocast=partial(autocast, device, "fp32"),
+        seed=0,
+        content=digest(tensor_digest(model.state_dict().values()), task.encoding.to_json(), settings),
     )
     head = {"weights": weights, "architecture": asdict(architecture), "git_commit": git_commit(), "device": device_name(device)}
     return subject, head | {"torch": torch.__version__}
 
 
-def stored_normalization(weights: Path) -> Normalization | None:
-    """The normalization of inputs that a run has written with its model; None if the weights are of another origin."""
-    try:
-        return read_normalization(RunDirectory(weights).model if weights.is_dir() else weights)
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
-        return None
+def encoding_for(config: EvaluateConfig, dataset: Dataset | Text, weights: Path) -> Normalization | Vocabulary:
+    """That which a run has written with its model, if it is of the dataset's kind and the config doesn't say another; or else the
+    dataset's."""
+    kind = Vocabulary if isinstance(dataset, Text) else Normalization
+    if getattr(config.dataset, "mean", None) is None:
+        try:
+            stored = stored_encoding(RunDirectory(weights).model if weights.is_dir() else weights)
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # weights of another origin
+            stored = None
+        if isinstance(stored, kind):
+            return stored
+    return build_encoding(config.dataset, dataset)
 
 
-def read_normalization(model: Path) -> Normalization:
+def stored_encoding(model: Path) -> Normalization | Vocabulary:
+    """How raw data becomes the inputs of a model in a file that a run has written."""
     with safe_open(model, "pt") as file:
-        return Normalization.from_json(file.metadata()["late_phase"])
+        return read_encoding(file.metadata()["late_phase"])

@@ -1,0 +1,189 @@
+"""Bits per character of language models, and text that they make up.
+
+A part of a text is predicted from its first byte to its last with carried state: each byte but the first from all before it. It is
+read as several streams side by side, which is fast; the state with which a stream begins is that with which the one before it ends,
+so the numbers don't depend on how many streams there are. Memory doesn't grow with the length of the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from late_phase.data.segments import RecurrentModel, State, side_by_side
+from late_phase.data.text import Text, Vocabulary
+from late_phase.evaluation.metrics import label_log_probs
+from late_phase.evaluation.predictors import Predictor
+from late_phase.method import ensemble_log_probs
+from late_phase.seeding import generator
+
+STREAMS = 128
+SEGMENT = 256
+"""Positions of each stream that are predicted at a time."""
+
+CONTEXT = 1024
+"""Bytes from which the state at the beginning of a stream is guessed; a stream has at least as many."""
+
+PROMPT, SAMPLE = 100, 400
+"""Bytes of a text that a sample goes on from, and bytes of the sample."""
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per character, that is per byte: of the mean of the members' predictive distributions, and of each member's own."""
+
+    mean: float
+    members: tuple[float, ...]
+
+
+@torch.no_grad()
+def bits_per_character(
+    predictor: Predictor, content: Tensor, vocabulary: Vocabulary, device: torch.device, streams: int = STREAMS
+) -> Bits:
+    """Of the bytes ``content`` ``[n]``, n >= 2, of which n - 1 are predicted.
+
+    The states at the beginnings of streams are first guessed from the ``CONTEXT`` bytes before them, then compared with those in
+    which the streams before ended; as long as they differ, all is predicted again from the latter. A model that forgets needs one
+    pass; with one that doesn't, each pass makes one more stream right.
+
+    Raises:
+        ValueError: a byte is none of the vocabulary's.
+    """
+    n = len(content) - 1
+    streams = max(1, min(streams, n // CONTEXT))
+    positions = n // streams
+    main = side_by_side(content, streams, positions)
+    rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
+
+    def predict(part: tuple[Tensor, Tensor], states: Sequence[State | None]) -> tuple[Tensor, list[State]]:
+        return total_log_probs(predictor, part, states, vocabulary, device)
+
+    states: list[State | None] = [None] * sum(1 for _ in predictor())
+    if streams > 1:
+        _, ends = predict(tuple(part[-CONTEXT:] for part in main), states)
+        states = [handed_on(state) for state in ends]
+    while True:
+        total, ends = predict(main, states)
+        if streams == 1 or all(map(same, states, following := [handed_on(state) for state in ends])):
+            break
+        states = following
+    if len(rest[0]):
+        total += predict(rest, [tuple(part[:, -1:] for part in state) for state in ends])[0]
+    mean, *members = (-total / (n * math.log(2))).tolist()
+    return Bits(mean, tuple(members))
+
+
+def total_log_probs(
+    predictor: Predictor,
+    part: tuple[Tensor, Tensor],
+    states: Sequence[State | None],
+    vocabulary: Vocabulary,
+    device: torch.device,
+) -> tuple[Tensor, list[State]]:
+    """Log-probabilities in nats, summed over positions and streams: of the members' mean, then each member's own. And the members'
+    states at the end.
+
+    Args:
+        part: bytes and those that follow each of them, ``[positions, streams]``.
+        states: each member's at the beginning.
+    """
+    totals = torch.zeros(1 + len(states), dtype=torch.float64, device=device)
+    states = list(states)
+    for inputs, targets in zip(*(tensor.split(SEGMENT) for tensor in part), strict=True):
+        inputs, targets = vocabulary.encode(inputs).to(device), vocabulary.encode(targets).to(device).flatten()
+        own = []
+        for k, model in enumerate(predictor()):
+            logits, states[k] = model(inputs, states[k])
+            own.append(label_log_probs(log_probs(logits).flatten(0, 1), targets))
+        members = torch.stack(own).double()
+        totals += torch.stack([ensemble_log_probs(members), *members]).sum(-1)
+    return totals.cpu(), states
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def handed_on(state: State) -> State:
+    """States at the ends of streams, as those with which the next streams begin; the first one begins with zeros."""
+    return tuple(torch.cat((torch.zeros_like(part[:, :1]), part[:, :-1]), 1) for part in state)
+
+
+def same(one: State, other: State) -> bool:
+    """Whether two states are equal up to rounding, which passes through a model leave more of than a single operation."""
+    tolerance = torch.finfo(one[0].dtype).eps ** 0.5
+    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(one, other, strict=True))
+
+
+@torch.no_grad()
+def generate(model: RecurrentModel, prompt: Tensor, length: int, random: torch.Generator) -> Tensor:
+    """Symbols ``[length]``, drawn one after the other from the model's predictions, that follow the symbols ``prompt`` ``[n]``."""
+    symbols, state, drawn = prompt[:, None], None, []
+    for _ in range(length):
+        logits, state = model(symbols, state)
+        probs = log_probs(logits[-1, 0]).exp().cpu()
+        drawn.append(torch.multinomial(probs, 1, generator=random))
+        symbols = drawn[-1][None].to(prompt.device)
+    return torch.cat(drawn)
+
+
+def printable(content: bytes) -> str:
+    """A text for the screen: what is no UTF-8, and what a terminal may take for a command, is shown as �."""
+    text = content.decode(errors="replace")
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def measure(
+    predictors: Mapping[str, Predictor], parts: Mapping[str, Tensor], vocabulary: Vocabulary, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Bits per character of each part of a text, by the name of what predicts: ``<part>_bpc``; where that has several members, the
+    mean of their own as well: ``<part>_member_bpc``."""
+    numbers: dict[str, dict[str, float]] = {name: {} for name in predictors}
+    for name, part in tqdm([(name, part) for name in predictors for part in parts], "BPC", leave=False, disable=None):
+        bits = bits_per_character(predictors[name], parts[part], vocabulary, device)
+        numbers[name][f"{part}_bpc"] = bits.mean
+        if len(bits.members) > 1:
+            numbers[name][f"{part}_member_bpc"] = sum(bits.members) / len(bits.members)
+    return numbers
+
+
+@dataclass(frozen=True)
+class TextSubject:
+    """A language model that is evaluated; its attributes are those of :class:`late_phase.evaluation.suites.Subject`, and these.
+
+    Attributes:
+        vocabulary: the bytes that it knows.
+        device: where it computes.
+    """
+
+    folder: Path
+    dataset: Text
+    source: str
+    own: Path
+    predictors: dict[str, Predictor]
+    vocabulary: Vocabulary
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager]
+    seed: int
+    content: str
+    runs: int = 1
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """See :func:`measure`."""
+        with self.autocast():
+            return measure(self.predictors, self.dataset.parts(), self.vocabulary, self.device)
+
+    def sample(self) -> bytes:
+        """What the single model makes up after the last bytes before the test part; always the same."""
+        prompt = self.vocabulary.encode(self.dataset.validation[-PROMPT:]).to(self.device)
+        with self.autocast():
+            for model in self.predictors["single"]():
+                drawn = generate(model, prompt, SAMPLE, generator(self.seed, "sample"))
+        return self.vocabulary.decode(drawn)
