@@ -113,8 +113,8 @@ def head(name: str | None = None) -> Selection:
 
 
 def everything() -> Selection:
-    """All parameters: a deep ensemble that is spawned at T0 (Section 3.2)."""
-    (rule,) = by_predicate(lambda name, parameter: True).rules
+    """All parameters that are trained: a deep ensemble that is spawned at T0 (Section 3.2)."""
+    (rule,) = by_predicate(lambda name, parameter: parameter.requires_grad).rules
     return Selection(rule._replace(spelling="everything()"))
 
 

@@ -1,0 +1,150 @@
+"""Bits per character against a computation of a byte at a time, in any number of streams."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from late_phase.architectures.lstm import LSTM
+from late_phase.data.text import Vocabulary
+from late_phase.evaluation import text
+from late_phase.evaluation.predictors import several, single
+from late_phase.evaluation.text import bits_per_character, generate, printable
+
+CPU = torch.device("cpu")
+VOCABULARY = Vocabulary((10, 97, 98, 99, 200))
+LAYOUTS = (1, 2, 7, 128)
+
+
+def content(n: int) -> Tensor:
+    """Bytes in which there is something to be remembered."""
+    drawn = torch.randint(5, (n,), generator=torch.Generator().manual_seed(0))
+    drawn[1::2] = drawn[:-1:2][: len(drawn[1::2])]
+    return torch.tensor(VOCABULARY.known, dtype=torch.uint8)[drawn]
+
+
+def model(seed: int, remembers: bool = False) -> LSTM:
+    torch.manual_seed(seed)
+    model = LSTM(5, 6).double()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.7)
+    if remembers:  # the forget gate is open, and what goes in is small
+        with torch.no_grad():
+            model.lstm.bias_ih_l0[:6] = -7
+            model.lstm.bias_ih_l0[6:12] = 40
+            model.head.weight *= 3
+    return model
+
+
+@torch.no_grad()
+def by_hand(models: list[LSTM], content: Tensor) -> tuple[float, list[float]]:
+    """A byte at a time."""
+    states, bits, own = [None] * len(models), 0.0, [0.0] * len(models)
+    for byte, following in zip(content[:-1].tolist(), content[1:].tolist(), strict=True):
+        symbol, target = VOCABULARY.known.index(byte), VOCABULARY.known.index(following)
+        probs = []
+        for k, one in enumerate(models):
+            logits, states[k] = one(torch.tensor([[symbol]]), states[k])
+            exponentials = [math.exp(value) for value in logits[0, 0].tolist()]
+            probs.append(exponentials[target] / sum(exponentials))
+            own[k] -= math.log2(probs[-1])
+        bits -= math.log2(sum(probs) / len(probs))
+    return bits / (len(content) - 1), [value / (len(content) - 1) for value in own]
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+def test_it_is_a_byte_at_a_time_whatever_the_number_of_streams(monkeypatch, remembers):
+    monkeypatch.setattr(text, "CONTEXT", 64)
+    monkeypatch.setattr(text, "SEGMENT", 50)
+    models, given = [model(0, remembers), model(1, remembers)], content(1500)
+    mean, own = by_hand(models, given)
+    predictor = several([single(one) for one in models])
+    for streams in LAYOUTS:
+        bits = bits_per_character(predictor, given, VOCABULARY, CPU, streams)
+        assert bits.mean == pytest.approx(mean, rel=1e-9), streams
+        assert bits.members == pytest.approx(own, rel=1e-9), streams
+    assert own[0] != pytest.approx(own[1], rel=0.01) and mean < max(own)
+
+
+def test_a_model_that_forgets_takes_one_pass_and_another_one_more(monkeypatch):
+    monkeypatch.setattr(text, "CONTEXT", 64)
+    passes, original = [], text.total_log_probs
+    monkeypatch.setattr(text, "total_log_probs", lambda *a: passes.append(a[1][0].shape[1]) or original(*a))
+
+    def count(one: LSTM) -> int:
+        passes.clear()
+        bits_per_character(single(one), content(1281), VOCABULARY, CPU, 4)
+        return len(passes) - 1  # but for the first guess
+
+    assert count(model(0).float()) == 1
+    assert 1 < count(model(0, remembers=True).float()) <= 4
+
+
+def test_in_single_precision_the_layout_makes_no_difference_beyond_rounding(monkeypatch):
+    monkeypatch.setattr(text, "CONTEXT", 200)
+    one = model(0).float()
+    values = [bits_per_character(single(one), content(5000), VOCABULARY, CPU, streams).mean for streams in LAYOUTS]
+    assert max(values) - min(values) < 1e-6
+
+
+def test_the_state_is_carried_through_the_whole_text():
+    """The first byte decides: without it nothing tells the second half."""
+    one, given = model(0, remembers=True), content(400)
+    other = given.clone()
+    other[0] = VOCABULARY.known[(VOCABULARY.known.index(int(given[0])) + 1) % 5]
+    halves = []
+    for text_ in (given, other):
+        _, states = text.total_log_probs(single(one), (text_[:200, None], text_[1:201, None]), [None], VOCABULARY, CPU)
+        totals, _ = text.total_log_probs(single(one), (text_[200:-1, None], text_[201:, None]), states, VOCABULARY, CPU)
+        halves.append(totals[0].item())
+    assert abs(halves[0] - halves[1]) > 1e-6
+
+
+class Uniform(nn.Module):
+    def forward(self, symbols: Tensor, state: tuple[Tensor] | None) -> tuple[Tensor, tuple[Tensor]]:
+        return torch.full((*symbols.shape, 5), 0.25), (torch.zeros(1, symbols.shape[1], 1),)
+
+
+@pytest.mark.parametrize("n", [2, 3, 1024, 1025, 2050, 5000])
+def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(n):
+    for streams in LAYOUTS:
+        bits = bits_per_character(single(Uniform()), content(n), VOCABULARY, CPU, streams)
+        assert bits.mean == pytest.approx(math.log2(5), rel=1e-6)
+
+
+def test_a_byte_that_the_model_does_not_know_is_named():
+    unknown = content(50)
+    unknown[30] = 0xFE
+    with pytest.raises(ValueError, match=r"^the text has the byte 0xfe, which is none of the 5 .*; evaluate a text"):
+        bits_per_character(single(Uniform()), unknown, VOCABULARY, CPU)
+
+
+class Alternating(nn.Module):
+    """Knows for sure that symbol s is followed by s + 1, or after each third position, as its state counts, by s + 2."""
+
+    def forward(self, symbols: Tensor, state: tuple[Tensor] | None) -> tuple[Tensor, tuple[Tensor]]:
+        start = 0 if state is None else int(state[0])
+        steps = torch.tensor([1 + ((start + i) % 3 == 2) for i in range(len(symbols))])
+        following = (symbols + steps[:, None]) % 5
+        return 100.0 * nn.functional.one_hot(following, 5), (torch.tensor(start + len(symbols)),)
+
+
+def test_generated_text_follows_the_model_and_its_state():
+    drawn = generate(Alternating(), torch.tensor([0, 1, 2]), 7, torch.Generator().manual_seed(0))
+    assert drawn.tolist() == [4, 0, 1, 3, 4, 0, 2]
+
+
+def test_generated_text_has_the_frequencies_of_the_predictions():
+    one = model(0)
+    nn.init.zeros_(one.head.weight)
+    drawn = generate(one, torch.tensor([0]), 4000, torch.Generator().manual_seed(0))
+    frequencies = torch.bincount(drawn, minlength=5) / 4000
+    torch.testing.assert_close(frequencies.double(), one.head.bias.softmax(0), atol=0.03, rtol=0)
+
+
+def test_what_a_terminal_could_take_for_a_command_is_not_printed():
+    assert printable("naïve\n".encode() + b"\x1b[31m\xff\x00") == "naïve\n�[31m��"

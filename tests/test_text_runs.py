@@ -1,0 +1,287 @@
+"""Language models by the whole way, from config to metrics; for text what test_methods.py and test_run.py are for images."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import ROOT, Main
+from runs import StopAfter, files_in, history
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from late_phase.architectures import build
+from late_phase.data import load_text
+from late_phase.errors import UserError
+from late_phase.layers.rank1 import parametrize_rank1
+from late_phase.training.config import TrainConfig
+from late_phase.training.loop import run
+from late_phase.weights import load
+
+# 6 minibatches an epoch, the last one shorter, and 4 members: epochs end inside of an iteration.
+TINY = (
+    "dataset=pydocs",
+    "architecture.units=12",
+    "batch_size=5",
+    "dataset.sequence_length=20",
+    "dataset.subset=550",
+    "dataset.test_subset=150",
+    "epochs=4",
+    "averaging.start=2",
+    "optimizer.lr=0.02",
+    "runtime.progress=false",
+)
+LATE = ("late_phase.K=4", "late_phase.T0=1")
+
+
+class Method(NamedTuple):
+    overrides: tuple[str, ...]
+    predictors: dict[str, int]
+
+
+SWA = {"swa": 1}
+BOTH = {"single": 1, "ensemble": 4, "swa": 1, "swa_ensemble": 4}
+METHODS = {
+    "base": Method(("+experiment=enwik8_lstm_base",), {"single": 1, "swa": 1}),
+    "rank1": Method(("+experiment=enwik8_lstm_rank1",), {"single": 1, "swa": 1}),
+    "lprank1": Method(("+experiment=enwik8_lstm_lprank1", *LATE), BOTH),
+    "lpfull": Method(("+experiment=enwik8_lstm_base", "late_phase=full", *LATE), BOTH),
+    "lphead": Method(("+experiment=enwik8_lstm_base", "late_phase=head", *LATE, "max_grad_norm=0.1"), BOTH),
+    "swag": Method(
+        ("+experiment=enwik8_lstm_base", "averaging=swag", "averaging.rank=2", "averaging.samples=3"),
+        {"single": 1, "swa": 1, "swag": 3},
+    ),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+METRICS = {f"{part}_bpc" for part in ("train", "validation", "test")}
+
+
+def tiny(method: str) -> tuple[str, ...]:
+    experiment, *own = METHODS[method].overrides
+    return (experiment, *(o for o in own if "." not in o.partition("=")[0]), *TINY, *(o for o in own if "." in o.partition("=")[0]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., TrainConfig]) -> Callable[[str], Path]:
+    """The directory of a finished run of a method, which is made once."""
+    root = tmp_path_factory.mktemp("finished")
+
+    def directory(method: str) -> Path:
+        path = root / method / "default" / "seed=0"
+        if not (path / "metrics.json").exists():
+            run(composed(*tiny(method)), path)
+        return path
+
+    return directory
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    assert files_in(one) == files_in(other)
+    for name in files_in(one):
+        if name.endswith((".safetensors", "sample.txt")):
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((one / "metrics.json").read_text())["metrics"] == json.loads((other / "metrics.json").read_text())["metrics"]
+    assert history(one) == history(other)
+
+
+@every_method
+def test_it_trains(method, finished, composed):
+    fresh = load_file(finished(method) / "model.safetensors")
+    text = load_text("pydocs")
+    record = json.loads((finished(method) / "metrics.json").read_text())
+    assert list(record["metrics"]) == list(METHODS[method].predictors)
+    for name, members in METHODS[method].predictors.items():
+        own = {f"{part}_member_bpc" for part in ("train", "validation", "test")} if members > 1 else set()
+        assert record["metrics"][name].keys() == METRICS | own
+    assert record["text_sha256"] == text.take(550, 150).sha256()
+    rows = history(finished(method))
+    assert len(rows) == 4 and float(rows[-1]["test_bpc"]) == record["metrics"]["single"]["test_bpc"]
+    assert float(rows[-1]["train_loss_nats"]) < float(rows[0]["train_loss_nats"]) - 0.2
+    assert record["metrics"]["single"]["train_bpc"] < math.log2(len(fresh["head.bias"])) - 1
+    sample = (finished(method) / "sample.txt").read_text()
+    assert len(sample) > 390
+
+
+@every_method
+@pytest.mark.parametrize("steps", [4, 6, 15])  # within the first epoch, at its end, and after T0 within epoch and iteration
+def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed, monkeypatch):
+    directory = tmp_path / method / "default" / "seed=0"
+    with monkeypatch.context() as patch:
+        StopAfter(patch, steps)
+        with pytest.raises(SystemExit):
+            run(composed(*tiny(method)), directory)
+    run(composed(*tiny(method)), directory)
+    assert_same_results(directory, finished(method))
+
+
+def test_the_checkpoint_holds_the_hidden_state(tmp_path, composed, monkeypatch):
+    directory = tmp_path / "lprank1" / "default" / "seed=0"
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 15)
+        with pytest.raises(SystemExit):
+            run(composed(*tiny("lprank1")), directory)
+    saved = torch.load(directory / "checkpoint.pt", weights_only=True)
+    assert saved["tally"]["batches"] == 3
+    assert [part.shape for part in saved["batches"]["state"]] == [(1, 5, 12)] * 2
+    assert all(part.any() for part in saved["batches"]["state"])
+
+
+@pytest.mark.parametrize("place", ["step:15", "saving:3"])
+def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path, composed, place):
+    directory = tmp_path / "lprank1" / "default" / "seed=0"
+    killed = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "killed.py"), str(directory), place, *tiny("lprank1")],
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL and not (directory / "metrics.json").exists()
+    run(composed(*tiny("lprank1")), directory)
+    assert_same_results(directory, finished("lprank1"))
+
+
+@every_method
+def test_it_exports_a_plain_model(method, finished):
+    """By torch's own layers alone: nothing is added at inference."""
+    text = load_text("pydocs").take(550, 150)
+    for folder, name in ((finished(method), "single"), (finished(method) / "swa", "swa")):
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            known = json.loads(file.metadata()["late_phase"])["bytes"]
+        assert known == sorted({*bytes(text.train), *bytes(text.validation), *bytes(text.test)})
+        state = load_file(folder / "model.safetensors")
+        embedding, lstm = torch.nn.Embedding(len(known), len(known)), torch.nn.LSTM(len(known), 12)
+        head = torch.nn.Linear(12, len(known))
+        for prefix, layer in (("embedding", embedding), ("lstm", lstm), ("head", head)):
+            layer.load_state_dict({key.removeprefix(f"{prefix}."): v for key, v in state.items() if key.startswith(f"{prefix}.")})
+        symbols = torch.tensor([known.index(byte) for byte in text.test])
+        with torch.no_grad():
+            log_probs = head(lstm(embedding(symbols[:-1]))[0]).log_softmax(-1)
+        bpc = -log_probs[range(149), symbols[1:]].mean().item() / math.log(2)
+        record = json.loads((finished(method) / "metrics.json").read_text())
+        assert record["metrics"][name]["test_bpc"] == pytest.approx(bpc, rel=1e-5)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("", "ensemble"), ("swa", "swa_ensemble")])
+def test_the_ensemble_is_the_mean_of_the_members_predictions(folder, name, finished):
+    text = load_text("pydocs").take(550, 150)
+    directory = finished("lprank1") / folder
+    members, base = load_file(directory / "members.safetensors"), load_file(directory / "base.safetensors")
+    known = sorted({*bytes(text.train), *bytes(text.validation), *bytes(text.test)})
+    symbols = torch.tensor([known.index(byte) for byte in text.test])
+    model = build("lstm", len(known), units=12)
+    parametrize_rank1(model, matrices="lstm.weight_hh_l0")
+    load(model, base)
+    assert {values.shape for values in members.values()} == {(4, 48), (4, 12)}
+    probs = []
+    with torch.no_grad():
+        for k in range(4):
+            load(model, {key: values[k] for key, values in members.items()})
+            probs.append(model(symbols[:-1, None])[0][:, 0].softmax(-1)[range(149), symbols[1:]].double())
+    metrics = json.loads((finished("lprank1") / "metrics.json").read_text())["metrics"][name]
+    assert metrics["test_bpc"] == pytest.approx(-torch.stack(probs).mean(0).log2().mean().item(), rel=1e-5)
+    assert metrics["test_member_bpc"] == pytest.approx(-torch.stack(probs).log2().mean().item(), rel=1e-5)
+    assert metrics["test_member_bpc"] > metrics["test_bpc"]
+
+
+def test_clipped_gradients_have_the_norm(tmp_path, composed, monkeypatch):
+    norms = []
+    original = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda parameters, most: norms.append((most, original(parameters, most))))
+    run(composed(*tiny("base"), "epochs=3", "max_grad_norm=0.05"), tmp_path / "a" / "b" / "seed=0")
+    assert len(norms) == 18 and {most for most, _ in norms} == {0.05}
+
+
+def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished, tmp_path, composed, main: Main):
+    one = finished("lprank1")
+    two = one.parent / "seed=1"
+    if not (two / "metrics.json").exists():
+        run(composed(*tiny("lprank1"), "seed=1"), two)
+    status, output = main(f"run='{one}'", "suite=all", script="scripts/evaluate.py")
+    assert status == 0, status
+    assert "test bpc" in output and "without flatness: suite=flatness is about images: choose suite=accuracy" in output
+    record, own = (json.loads((one / name).read_text()) for name in ("evaluation/accuracy.json", "metrics.json"))
+    assert record["metrics"] == own["metrics"] and record["bytes"] == 150
+
+    status, output = main(f"run='{one.parent}'", script="scripts/evaluate.py")
+    assert status == 0, status
+    both = json.loads((one.parent / "seeds=0,1" / "evaluation" / "accuracy.json").read_text())
+    assert both["metrics"]["single"]["test_bpc"] < both["metrics"]["single"]["test_member_bpc"]
+
+    text = load_text("pydocs").take(550, 150)
+    other = tmp_path / "other.txt"
+    other.write_bytes(bytes(text.test) * 20)
+    command = [f"run='{one}'", "dataset=text_file", f"dataset.path='{other}'"]
+    status, output = main(*command, script="scripts/evaluate.py")
+    assert status == 0, status
+    record = json.loads((one / "evaluation" / "other" / "accuracy.json").read_text())
+    assert record["metrics"]["single"].keys() == {"test_bpc", "validation_bpc"} and record["bytes"] == 150
+
+    other.write_bytes(bytes(text.test) * 20 + b"\x07")
+    status, _ = main(*command, script="scripts/evaluate.py")
+    assert str(status).startswith("error: suite=accuracy is not to be had: the text has the byte 0x07, which is none of the ")
+    status, _ = main(f"run='{one}'", "dataset=digits", script="scripts/evaluate.py")
+    assert str(status).startswith("error: dataset=digits is not of the kind that "), status
+    status, output = main(
+        *("architecture=lstm", "architecture.units=12", f"architecture.weights='{one}'", f"to='{tmp_path / 'to'}'"),
+        *("dataset=pydocs", "dataset.subset=550", "dataset.test_subset=150"),
+        script="scripts/evaluate.py",
+    )
+    assert status == 0, status
+    given = json.loads((tmp_path / "to" / "accuracy.json").read_text())
+    assert given["metrics"]["single"] == own["metrics"]["single"]
+
+
+def test_text_in_any_encoding_is_its_bytes(tmp_path, composed):
+    """UTF-16 among them: a character is two predictions."""
+    path = tmp_path / "utf16.txt"
+    path.write_bytes(("Grüße aus Zürich. " * 60).encode("utf-16"))
+    own = ("dataset=text_file", f"dataset.path='{path}'", "dataset.test_subset=40", *TINY[1:5], "late_phase.K=4")
+    record = run(composed("+experiment=enwik8_lstm_lprank1", "+debug=smoke_text", *own), tmp_path / "a" / "b" / "seed=0")
+    assert 0 < record["metrics"]["single"]["test_bpc"] < 5
+
+
+def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed, monkeypatch):
+    path, directory = tmp_path / "mine.txt", tmp_path / "a" / "b" / "seed=0"
+    path.write_bytes(b"to be or not to be " * 100)
+    config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5])
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 4)
+        with pytest.raises(SystemExit):
+            run(config, directory)
+    path.write_bytes(b"be to or be not to " * 100)
+    with pytest.raises(UserError, match="the text has changed since the checkpoint was written"):
+        run(config, directory)
+
+
+MISTAKES = {
+    "a short text": (["batch_size=100", "dataset.subset=550"], r"need 10001 bytes to train on, and pydocs has 550: choose smaller"),
+    "a directory": (["dataset=text_file", "dataset.path=."], r"^dataset\.path=\. can't be read \(Is a directory\): give a file"),
+    "no file": (["dataset=text_file", "dataset.path=none"], r"^dataset\.path=none can't be read \(No such file"),
+    "an image model": (["architecture=lenet"], r"^architecture=lenet with dataset=pydocs makes no model: choose architecture=lstm"),
+    "images": (["dataset=digits"], r"^architecture=lstm with dataset=digits makes no model: choose another architecture, or"),
+    "no length": (["dataset.sequence_length=0"], r"^dataset\.sequence_length=0 is out of range"),
+    "no norm": (["max_grad_norm=0"], r"^max_grad_norm=0\.0 is no norm to clip gradients to: choose a number above 0, or null\."),
+    "no units": (["architecture.units=0"], r"^architecture=lstm with dataset=pydocs: architecture\.units=0 is no width"),
+    "no matrix": (["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"], r"matrices='x' matches none of the weights lstm\.weight_hh_l0"),
+    "no BatchNorm": (["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"], r"batchnorm\(\) matches no parameter of LSTM"),
+    "BatchEnsemble": (["ensemble=batch_ensemble"], r"layer lstm is of type LSTM, which fast weights are not defined for"),
+    "no subset": (["dataset.subset=1"], r"^dataset\.subset=1 is not to be had"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_one_sentence(mistake, tmp_path, composed):
+    own, pattern = MISTAKES[mistake]
+    directory = tmp_path / "a" / "b" / "seed=0"
+    with pytest.raises(UserError, match=pattern) as error:
+        run(composed("+experiment=enwik8_lstm_base", "dataset=pydocs", *own), directory)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+    assert not files_in(directory)
