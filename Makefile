@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench methods figure1 clean
+.PHONY: help setup demo test lint bench methods figure1 table6 clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ methods: $(INSTALLED) ## Train every method on the embedded digits and make the 
 
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1
+
+TEXT ?= enwik8
+
+table6: $(INSTALLED) ## Make Table 6, of language models, on enwik8 (a GPU for days), or with TEXT=pydocs the embedded one (a quarter of an hour)
+	$(PY) scripts/table6.py $(TEXT)
 
 # make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.
 data-%: $(INSTALLED)

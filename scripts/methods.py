@@ -1,10 +1,6 @@
 """Every method on the embedded digits, three seeds each, and deep ensembles of base and late-phase runs: a table of them."""
 
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from jobs import ROOT, python, side_by_side
 
 from late_phase.files import write_text
 from late_phase.reporting.runs import find_runs, table
@@ -15,23 +11,12 @@ METHODS = (
     *("lprank1", "lphnet", "lphead", "lpfull", "lpbn_frozen", "accumulation"),
 )
 ENSEMBLES = ("base", "lpbn")
-ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = ["runtime.threads=1", "runtime.progress=false", "runtime.evaluate_every=5", "runtime.checkpoint_every=10"]
-
-
-def python(*arguments: str) -> None:
-    """Runs a script of this repository on one thread; its output is shown only if it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"$ python {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-    print(f"done: python {' '.join(arguments)}", flush=True)
 
 
 def main() -> None:
     jobs = [("train.py", "-m", f"+experiment=digits_lenet_{method}", "seed=0,1,2", *ONE_THREAD) for method in METHODS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda job: python(*job), jobs))
+    side_by_side(jobs)
     folders = [ROOT / "outputs" / f"digits_lenet_{method}" / "default" for method in METHODS]
     for method in ENSEMBLES:
         python("scripts/evaluate.py", f"run=outputs/digits_lenet_{method}/default", "seeds=[0,1,2]", "runtime.threads=1")

@@ -4,18 +4,18 @@ import argparse
 from pathlib import Path
 
 from late_phase.files import write_text
-from late_phase.reporting.curves import plot_accuracy
+from late_phase.reporting.curves import plot_curves
 from late_phase.reporting.runs import copy_runs, find_runs, table
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
-    """Prints the table; with ``to`` also writes ``table.md`` and ``accuracy.png`` there, with ``keep`` the runs' numbers, too."""
+    """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
     runs = find_runs(folders)
     print(table(runs))
     if to is not None:
         write_text(to / "table.md", table(runs) + "\n")
-        plot_accuracy(runs, [to / "accuracy.png"])
+        plot_curves(runs, to)
         if keep:
             copy_runs(runs, to)
 
@@ -23,7 +23,7 @@ def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--to", type=Path, help="folder for table.md and accuracy.png")
+    parser.add_argument("--to", type=Path, help="folder for table.md and accuracy.png, or of texts bpc.png")
     parser.add_argument("--keep", action="store_true", help="copy config, history and metrics of the runs there, too")
     arguments = parser.parse_args()
     if arguments.keep and arguments.to is None:

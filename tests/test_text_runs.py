@@ -239,6 +239,29 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
     assert given["metrics"]["single"] == own["metrics"]["single"]
 
 
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*_lstm_*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_runs(experiment, tmp_path, composed):
+    config = composed(f"+experiment={experiment}", "+debug=smoke_text", "dataset=pydocs", "architecture.units=8")
+    assert (config.epochs, config.late_phase.T0, config.optimizer.name, config.optimizer.lr) == (2, 1, "adam", 0.001)
+    record = run(config, tmp_path / experiment / "default" / "seed=0")
+    assert list(record["metrics"]) == list({"single": 1, "swa": 1} if experiment.endswith("base") else BOTH)
+
+
+def test_the_experiments_are_the_papers(composed):
+    base, rank1, lprank1 = (composed(f"+experiment=enwik8_lstm_{name}") for name in ("base", "rank1", "lprank1"))
+    for config in (base, rank1, lprank1):
+        assert (config.epochs, config.batch_size, config.averaging.start, config.architecture.units) == (50, 128, 40, 500)
+        assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.eps) == (0.001, 0, 1e-8)
+        assert (config.dataset.name, config.schedule.name, config.max_grad_norm) == ("enwik8", "constant", None)
+    late = lprank1.late_phase
+    assert (late.K, late.T0, late.sigma0, late.gamma_theta, late.head, late.spread) == (10, 30, 0.35, 1, False, 0.01)
+    assert (rank1.late_phase.T0, rank1.late_phase.K, rank1.late_phase.spread) == (50, 1, 0.01)
+    assert late.matrices == rank1.late_phase.matrices == "lstm.weight_hh_l0" and base.late_phase.name == "none"
+
+
 def test_text_in_any_encoding_is_its_bytes(tmp_path, composed):
     """UTF-16 among them: a character is two predictions."""
     path = tmp_path / "utf16.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,35 +12,65 @@ from matplotlib.figure import Figure
 from late_phase.reporting.runs import Run, by_name
 
 
-def plot_accuracy(runs: Sequence[Run], paths: Sequence[Path]) -> None:
-    """Test accuracy of the single model against the epoch: mean and range over seeds, with T0 marked; to files of any format.
+@dataclass(frozen=True)
+class Quantity:
+    """A column of ``history.csv``, what the axis says of it and in which unit, and whether more of it is better."""
 
-    The first epochs would flatten the rest, so the axis starts at the accuracy that nine tenths of the epochs reach.
+    column: str
+    label: str
+    unit: float
+    more_is_better: bool
+
+
+QUANTITIES = {
+    "accuracy": Quantity("test_accuracy", "test accuracy of the single model (%)", 100, True),
+    "bpc": Quantity("test_bpc", "test bits per character of the single model", 1, False),
+}
+
+
+def plot_curves(runs: Sequence[Run], folder: Path, suffixes: Sequence[str] = (".png",)) -> list[Path]:
+    """A picture ``<quantity><suffix>`` for each quantity that runs have measured; returns their paths."""
+    paths = []
+    for name, quantity in QUANTITIES.items():
+        measured = [run for run in runs if run.history and quantity.column in run.history[0]]
+        if measured:
+            paths += [folder / f"{name}{suffix}" for suffix in suffixes]
+            plot(measured, quantity, paths[-len(suffixes) :])
+    return paths
+
+
+def plot(runs: Sequence[Run], quantity: Quantity, paths: Sequence[Path]) -> None:
+    """A quantity of the single model against the epoch: mean and range over seeds, with T0 marked; to files of any format.
+
+    The first epochs would flatten the rest, so the axis ends at the value that nine tenths of the epochs reach.
     """
-    groups = by_name([run for run in runs if run.history])
+    groups = by_name(runs)
     columns = 2 if max(map(len, groups)) < 30 else 1  # of the legend
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(7, 4 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
-    lowest = []
+    worst = []
     for number, (name, group) in enumerate(groups.items()):
         color = f"C{number}"
-        measured = [[row for row in run.history if row["test_accuracy"]] for run in group]
+        measured = [[row for row in run.history if row[quantity.column]] for run in group]
         epochs = [int(row["epoch"]) for row in measured[0]]
-        accuracy = 100 * np.array([[float(row["test_accuracy"]) for row in rows] for rows in measured])
+        values = quantity.unit * np.array([[float(row[quantity.column]) for row in rows] for rows in measured])
         label = f"{name} ({len(group)} seed{'s' if len(group) > 1 else ''})"
-        axes.plot(epochs, accuracy.mean(0), color=color, label=label)
-        axes.fill_between(epochs, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, linewidth=0)
-        lowest.append(np.quantile(accuracy, 0.1))
+        axes.plot(epochs, values.mean(0), color=color, label=label)
+        axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
+        worst.append(np.quantile(values, 0.1 if quantity.more_is_better else 0.9))
         if group[0].T0 is not None:
             axes.axvline(group[0].T0, color=color, linestyle="--", linewidth=1)
             axes.annotate(
                 "$T_0$", (group[0].T0, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points"
             )
-    axes.set_ylim(min(lowest), min(axes.get_ylim()[1], 100.2))
+    if quantity.more_is_better:
+        axes.set_ylim(min(worst), min(axes.get_ylim()[1], 1.002 * quantity.unit))
+    else:
+        axes.set_ylim(top=max(worst))
     axes.set_xlim(left=0)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy of the single model (%)")
+    axes.set_ylabel(quantity.label)
     figure.legend(loc="outside upper center", ncols=columns)
     axes.grid(alpha=0.3)
     for path in paths:

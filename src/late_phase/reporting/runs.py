@@ -99,13 +99,21 @@ def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A Markdown table with a row for each name and predictor: mean ± sample standard deviation over seeds."""
+    """A Markdown table with a row for each name and predictor: mean ± sample standard deviation over seeds.
+
+    Its columns are those that any of the runs has.
+    """
     columns = {
         "test accuracy (%)": ("test_accuracy", 100, 2),
         "test NLL (nats)": ("test_nll", 1, 4),
         "test ECE (%)": ("test_ece", 100, 2),
         "training loss (nats)": ("train_loss", 1, 4),
+        "train BPC": ("train_bpc", 1, 4),
+        "validation BPC": ("validation_bpc", 1, 4),
+        "test BPC": ("test_bpc", 1, 4),
     }
+    there = {key for run in runs for metrics in run.record["metrics"].values() for key in metrics}
+    columns = {head: column for head, column in columns.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
         for predictor in sorted(group[0].record["metrics"], key=PREDICTORS.index):

@@ -1,0 +1,46 @@
+"""Table 6: LSTM, with rank-1 weights, with late-phase rank-1 weights; bits per character, with and without SWA.
+
+``python scripts/table6.py`` is the paper's, on enwik8: five seeds one after the other, for a GPU. ``python scripts/table6.py pydocs``
+is the embedded one: three seeds, on each processor one at a time.
+"""
+
+import argparse
+import subprocess
+import sys
+
+from jobs import ROOT, side_by_side
+
+from late_phase.files import write_text
+from late_phase.reporting.runs import find_runs
+from late_phase.reporting.table6 import ROWS, table6
+from late_phase.training.command_line import errors_in_one_sentence
+
+SEEDS = {"enwik8": range(5), "pydocs": range(3)}
+
+
+def train(text: str) -> None:
+    names, seeds = [f"{text}_lstm_{row}" for row in ROWS], ",".join(map(str, SEEDS[text]))
+    if text == "enwik8":
+        sweep = ["train.py", "-m", f"+experiment={','.join(names)}", f"seed={seeds}"]
+        if status := subprocess.run([sys.executable, *sweep], cwd=ROOT, check=False).returncode:
+            sys.exit(status)
+    else:
+        # The longest first, so that no processor waits for them at the end.
+        jobs = [(f"+experiment={name}", f"seed={seed}") for name in reversed(names) for seed in SEEDS[text]]
+        side_by_side([("train.py", *job, "runtime.threads=1", "runtime.progress=false") for job in jobs])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="?", choices=SEEDS, default="enwik8")
+    text = parser.parse_args().text
+    train(text)
+    with errors_in_one_sentence():
+        table = table6(find_runs([ROOT / "outputs" / f"{text}_lstm_{row}" / "default" for row in ROWS]))
+    to = ROOT / "outputs" / "table6" / f"{text}.md"
+    write_text(to, table + "\n")
+    print(f"\n{table}\n\nbits per character on {text}, mean ± standard deviation over n seeds; in {to.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
