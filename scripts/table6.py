@@ -1,7 +1,7 @@
 """Table 6: LSTM, with rank-1 weights, with late-phase rank-1 weights; bits per character, with and without SWA.
 
-``python scripts/table6.py`` is the paper's, on enwik8: five seeds one after the other, for a GPU. ``python scripts/table6.py pydocs``
-is the embedded one: three seeds, on each processor one at a time.
+``python scripts/table6.py`` is the paper's, on enwik8: five seeds one after the other, for a GPU.
+``python scripts/table6.py pydocs`` is the embedded one: three seeds, on each processor one at a time.
 """
 
 import argparse

@@ -105,7 +105,9 @@ def test_the_script_refuses_to_measure_nothing(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_everything_is_measured_and_printed(capsys):
-    sizes = Sizes(pairs=2, depth=10, width=1, batch=8, images=240, K=2, block={"wrn": 2, "lenet": 2}, workers=(0, 1))
+    sizes = Sizes(
+        pairs=2, depth=10, width=1, batch=8, images=240, K=2, units=8, length=5, block={"wrn": 2, "lenet": 2}, workers=(0, 1)
+    )
     with torch_settings(CPU, None, seed=0):
         record = json.loads(json.dumps(benchmark(sizes, CPU)))
     names = ["late_over_base", "k10_over_k1", "augment_over_pil", "epoch_over_plain_wrn", "epoch_over_plain_lenet"]

@@ -293,8 +293,14 @@ MISTAKES = {
     "no length": (["dataset.sequence_length=0"], r"^dataset\.sequence_length=0 is out of range"),
     "no norm": (["max_grad_norm=0"], r"^max_grad_norm=0\.0 is no norm to clip gradients to: choose a number above 0, or null\."),
     "no units": (["architecture.units=0"], r"^architecture=lstm with dataset=pydocs: architecture\.units=0 is no width"),
-    "no matrix": (["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"], r"matrices='x' matches none of the weights lstm\.weight_hh_l0"),
-    "no BatchNorm": (["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"], r"batchnorm\(\) matches no parameter of LSTM"),
+    "no matrix": (
+        ["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"],
+        r"matrices='x' matches none of the weights lstm\.weight_hh_l0",
+    ),
+    "no BatchNorm": (
+        ["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"],
+        r"batchnorm\(\) matches no parameter of LSTM",
+    ),
     "BatchEnsemble": (["ensemble=batch_ensemble"], r"layer lstm is of type LSTM, which fast weights are not defined for"),
     "no subset": (["dataset.subset=1"], r"^dataset\.subset=1 is not to be had"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from late_phase.benchmark.language import rank1_over_lstm
 from late_phase.benchmark.pairs import EPOCH
 from late_phase.benchmark.workloads import (
     Sizes,
@@ -31,6 +32,7 @@ def measurements(sizes: Sizes, device: torch.device) -> Iterator[dict[str, Any]]
     yield augment_over_pil(sizes)
     yield epoch_over_plain("wrn", 0.85, sizes, device)
     yield epoch_over_plain("lenet", 0.5, sizes, device)
+    yield rank1_over_lstm(sizes, device)
 
 
 def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     machine = {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
     machine |= {"cores": sizes.workers[-1], "git_commit": git_commit()}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(f"WRN {sizes.depth}-{sizes.width}, minibatches of {sizes.batch}; ours and reference in seconds per {EPOCH:,} images\n")
+    print(
+        f"WRN {sizes.depth}-{sizes.width}, minibatches of {sizes.batch}; ours and reference in seconds per {EPOCH:,} images or bytes\n"
+    )
     print(COLUMNS.format("", "ours", "reference", "ratio", "noise", "pairs", "of totals", "bar", ""), flush=True)
     records = []
     for m in measurements(sizes, device):

@@ -46,7 +46,8 @@ def worker_choices() -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is computed. The bars are about the defaults; tests take less. ``block`` is for epoch_over_plain."""
+    """How much is computed. The bars are about the defaults; tests take less. ``block`` is for epoch_over_plain; ``symbols``,
+    ``units`` and ``length`` of segments are for rank1_over_lstm."""
 
     pairs: int = 6
     depth: int = 16
@@ -54,6 +55,9 @@ class Sizes:
     batch: int = 128
     images: int = EPOCH
     K: int = 10
+    symbols: int = 205
+    units: int = 500
+    length: int = 100
     block: dict[str, int] = field(default_factory=lambda: {"wrn": 5, "lenet": 50})
     workers: tuple[int, ...] = field(default_factory=worker_choices)
 
