@@ -110,7 +110,14 @@ def test_everything_is_measured_and_printed(capsys):
     )
     with torch_settings(CPU, None, seed=0):
         record = json.loads(json.dumps(benchmark(sizes, CPU)))
-    names = ["late_over_base", "k10_over_k1", "augment_over_pil", "epoch_over_plain_wrn", "epoch_over_plain_lenet"]
+    names = [
+        "late_over_base",
+        "k10_over_k1",
+        "augment_over_pil",
+        "epoch_over_plain_wrn",
+        "epoch_over_plain_lenet",
+        "rank1_over_lstm",
+    ]
     assert [m["name"] for m in record["measurements"]] == names
     printed = capsys.readouterr().out
     for m in record["measurements"]:

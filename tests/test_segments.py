@@ -117,7 +117,12 @@ def test_a_member_takes_up_the_state_where_the_member_before_it_left_off():
     late = LatePhase(model, torch.optim.Adam(model.parameters(), 1e-2), rank1(), K=3, sigma0=0.35)
     segments = Segments(letters(500), VOCABULARY, 4, 10, True, CPU)
     given, ended = [], []
-    model.register_forward_hook(lambda module, inputs, output: (given.append(inputs[1]), ended.append(output[1])) and None)
+
+    def listen(module: nn.Module, inputs: tuple, output: tuple) -> None:
+        given.append(inputs[1])
+        ended.append(output[1])
+
+    model.register_forward_hook(listen)
 
     def train(epoch: int) -> None:
         literal.model.state = None

@@ -41,9 +41,8 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     machine = {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
     machine |= {"cores": sizes.workers[-1], "git_commit": git_commit()}
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    print(
-        f"WRN {sizes.depth}-{sizes.width}, minibatches of {sizes.batch}; ours and reference in seconds per {EPOCH:,} images or bytes\n"
-    )
+    what = f"WRN {sizes.depth}-{sizes.width}, LSTM of {sizes.units} units, minibatches of {sizes.batch}"
+    print(f"{what}; ours and reference in seconds per {EPOCH:,} images, or bytes\n")
     print(COLUMNS.format("", "ours", "reference", "ratio", "noise", "pairs", "of totals", "bar", ""), flush=True)
     records = []
     for m in measurements(sizes, device):
