@@ -24,7 +24,7 @@ MEMBER = Download("enwik8", (), 100_000_000, "md5:a1fa5ffddb56f4953e226637dabbb3
 SMALLEST = 40
 """Bytes of a text each part of which has a byte to be predicted, and one before it."""
 
-CHUNK = 2**22
+CHUNK = 2**20
 """Bytes of a mapped text that are counted at a time."""
 
 

@@ -2,7 +2,8 @@
 
 A part of a text is predicted from its first byte to its last with carried state: each byte but the first from all before it. It is
 read as several streams side by side, which is fast; the state with which a stream begins is that with which the one before it ends,
-so the numbers don't depend on how many streams there are. Memory doesn't grow with the length of the text.
+so the numbers don't depend on how many streams there are. Memory doesn't grow with the length of the text, but for a number or two
+for each ``STREAMS * SEGMENT`` bytes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ STREAMS = 128
 SEGMENT = 256
 """Positions of each stream that are predicted at a time."""
 
-CONTEXT = 1024
-"""Bytes from which the state at the beginning of a stream is guessed; a stream has at least as many."""
+SHORTEST = 1024
+"""Positions that a stream has at least."""
 
 PROMPT, SAMPLE = 100, 400
 """Bytes of a text that a sample goes on from, and bytes of the sample."""
@@ -49,62 +50,65 @@ def bits_per_character(
 ) -> Bits:
     """Of the bytes ``content`` ``[n]``, n >= 2, of which n - 1 are predicted.
 
-    The states at the beginnings of streams are first guessed from the ``CONTEXT`` bytes before them, then compared with those in
-    which the streams before ended; as long as they differ, all is predicted again from the latter. A model that forgets needs one
-    pass; with one that doesn't, each pass makes one more stream right.
+    First all streams begin with zeros. Then each begins anew with the state in which the one before it ended, and is read until
+    that makes no difference any more: with a model that forgets, not far. With one that doesn't, each pass makes one more stream
+    right.
 
     Raises:
         ValueError: a byte is none of the vocabulary's.
     """
     n = len(content) - 1
-    streams = max(1, min(streams, n // CONTEXT))
+    streams = max(1, min(streams, n // SHORTEST))
     positions = n // streams
     main = side_by_side(content, streams, positions)
     rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
 
-    def predict(part: tuple[Tensor, Tensor], states: Sequence[State | None]) -> tuple[Tensor, list[State]]:
-        return total_log_probs(predictor, part, states, vocabulary, device)
-
-    states: list[State | None] = [None] * sum(1 for _ in predictor())
-    if streams > 1:
-        _, ends = predict(tuple(part[-CONTEXT:] for part in main), states)
-        states = [handed_on(state) for state in ends]
-    while True:
-        total, ends = predict(main, states)
-        if streams == 1 or all(map(same, states, following := [handed_on(state) for state in ends])):
+    begin: list[State | None] = [None] * sum(1 for _ in predictor())
+    sums: list[Tensor] = []  # of each segment
+    settled = False
+    for _ in range(streams):
+        states = begin
+        for segment, (inputs, targets) in enumerate(zip(*(part.split(SEGMENT) for part in main), strict=True)):
+            now, states = total_log_probs(predictor, inputs, targets, states, vocabulary, device)
+            settled = segment < len(sums) and torch.allclose(now, sums[segment], atol=0, rtol=tolerance(states))
+            sums[segment : segment + 1] = [now]
+            if settled:
+                break
+        else:
+            end = states
+        if settled:
             break
-        states = following
+        begin = [handed_on(state) for state in end]
     if len(rest[0]):
-        total += predict(rest, [tuple(part[:, -1:] for part in state) for state in ends])[0]
-    mean, *members = (-total / (n * math.log(2))).tolist()
+        last = [tuple(part[:, -1:] for part in state) for state in end]
+        sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
+    mean, *members = (-torch.stack(sums).sum(0) / (n * math.log(2))).tolist()
     return Bits(mean, tuple(members))
 
 
 def total_log_probs(
     predictor: Predictor,
-    part: tuple[Tensor, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
     states: Sequence[State | None],
     vocabulary: Vocabulary,
     device: torch.device,
 ) -> tuple[Tensor, list[State]]:
-    """Log-probabilities in nats, summed over positions and streams: of the members' mean, then each member's own. And the members'
-    states at the end.
+    """Log-probabilities in nats, summed over positions and streams, float64: of the members' mean, then each member's own. And the
+    members' states at the end.
 
     Args:
-        part: bytes and those that follow each of them, ``[positions, streams]``.
+        inputs, targets: bytes and those that follow each of them, ``[positions, streams]``.
         states: each member's at the beginning.
     """
-    totals = torch.zeros(1 + len(states), dtype=torch.float64, device=device)
-    states = list(states)
-    for inputs, targets in zip(*(tensor.split(SEGMENT) for tensor in part), strict=True):
-        inputs, targets = vocabulary.encode(inputs).to(device), vocabulary.encode(targets).to(device).flatten()
-        own = []
-        for k, model in enumerate(predictor()):
-            logits, states[k] = model(inputs, states[k])
-            own.append(label_log_probs(log_probs(logits).flatten(0, 1), targets))
-        members = torch.stack(own).double()
-        totals += torch.stack([ensemble_log_probs(members), *members]).sum(-1)
-    return totals.cpu(), states
+    inputs, targets = vocabulary.encode(inputs).to(device), vocabulary.encode(targets).to(device).flatten()
+    own, after = [], []
+    for model, before in zip(predictor(), states, strict=True):
+        logits, state = model(inputs, before)
+        own.append(label_log_probs(log_probs(logits).flatten(0, 1), targets))
+        after.append(state)
+    members = torch.stack(own).double()
+    return torch.stack([ensemble_log_probs(members), *members]).sum(-1).cpu(), after
 
 
 def log_probs(logits: Tensor) -> Tensor:
@@ -116,10 +120,9 @@ def handed_on(state: State) -> State:
     return tuple(torch.cat((torch.zeros_like(part[:, :1]), part[:, :-1]), 1) for part in state)
 
 
-def same(one: State, other: State) -> bool:
-    """Whether two states are equal up to rounding, which passes through a model leave more of than a single operation."""
-    tolerance = torch.finfo(one[0].dtype).eps ** 0.5
-    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(one, other, strict=True))
+def tolerance(states: Sequence[State]) -> float:
+    """The relative difference of a segment's sums that is left to rounding."""
+    return max(1e-7, torch.finfo(states[0][0].dtype).eps / 100)
 
 
 @torch.no_grad()
