@@ -23,6 +23,8 @@ from late_phase.architectures import build
 from late_phase.data import load_text
 from late_phase.errors import UserError
 from late_phase.layers.rank1 import parametrize_rank1
+from late_phase.reporting.runs import find_runs
+from late_phase.reporting.table6 import table6
 from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
 from late_phase.weights import load
@@ -76,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., T
     root = tmp_path_factory.mktemp("finished")
 
     def directory(method: str) -> Path:
-        path = root / method / "default" / "seed=0"
+        path = root / f"tiny_{method}" / "default" / "seed=0"
         if not (path / "metrics.json").exists():
             run(composed(*tiny(method)), path)
         return path
@@ -237,6 +239,24 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
     assert status == 0, status
     given = json.loads((tmp_path / "to" / "accuracy.json").read_text())
     assert given["metrics"]["single"] == own["metrics"]["single"]
+
+
+def test_table_6_is_made_of_runs(finished, tmp_path, main: Main):
+    folders = [finished(name).parent for name in ("lprank1", "base", "rank1")]
+    lines = table6(find_runs(folders)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["Model", "-" * 18, "Base", "Base + Rank1", "Late-phase Rank1"]
+    for line, name in zip(lines[2:], ("base", "rank1", "lprank1"), strict=True):
+        runs = [json.loads((path / "metrics.json").read_text())["metrics"] for path in sorted(finished(name).parent.glob("seed=*"))]
+        train, _, test, ensemble, swa, n = (cell.strip() for cell in line.split("|")[2:-1])
+        for cell, predictor, metric in ((train, "single", "train"), (test, "single", "test"), (swa, "swa", "test")):
+            mean = sum(metrics[predictor][f"{metric}_bpc"] for metrics in runs) / len(runs)
+            assert float(cell.partition(" ")[0]) == pytest.approx(mean, abs=6e-4)
+        assert bool(ensemble) == (name == "lprank1") and n == str(len(runs))
+
+    status, output = main(*map(str, folders), "--to", str(tmp_path / "to"), script="scripts/report.py")
+    assert status == 0, status
+    assert "test BPC" in output and "accuracy" not in output
+    assert {path.name for path in (tmp_path / "to").iterdir()} == {"table.md", "bpc.png"}
 
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*_lstm_*.yaml"))

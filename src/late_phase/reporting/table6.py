@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from late_phase.errors import UserError
 from late_phase.reporting.runs import Run, by_name, markdown, mean_and_std
 
 ROWS = {"base": "Base", "rank1": "Base + Rank1", "lprank1": "Late-phase Rank1"}
@@ -20,15 +21,23 @@ COLUMNS = {
 
 
 def table6(runs: Sequence[Run]) -> str:
-    """A Markdown table: the last weights, which of members are the average, then the members' ensemble, then SWA."""
-    groups = {name.partition(" ")[0].rpartition("_")[2]: group for name, group in by_name(runs).items()}
+    """A Markdown table: the last weights, which of members are the average, then the members' ensemble, then SWA.
+
+    Deep ensembles, which the paper's table has not, are left out.
+
+    Raises:
+        UserError: there are several variants of a row.
+    """
     rows = [["Model", *COLUMNS, "n"]]
     for key, row in ROWS.items():
-        metrics = [run.record["metrics"] for run in groups.get(key, ())]
-        if metrics:
+        own = [run for run in runs if run.record["experiment"].endswith(f"_{key}") and run.history]
+        if len(names := by_name(own)) > 1:
+            raise UserError(f"there are several variants of a row ({', '.join(names)}): give the runs of one of them.")
+        if own:
+            metrics = [run.record["metrics"] for run in own]
             cells = [
                 mean_and_std([m[predictor][metric] for m in metrics], 3) if all(predictor in m for m in metrics) else ""
                 for predictor, metric in COLUMNS.values()
             ]
-            rows.append([row, *cells, str(len(metrics))])
+            rows.append([row, *cells, str(len(own))])
     return markdown(rows)
