@@ -70,7 +70,7 @@ def bits_per_character(
         states = begin
         for segment, (inputs, targets) in enumerate(zip(*(part.split(SEGMENT) for part in main), strict=True)):
             now, states = total_log_probs(predictor, inputs, targets, states, vocabulary, device)
-            settled = segment < len(sums) and torch.allclose(now, sums[segment], atol=0, rtol=tolerance(states))
+            settled = segment < len(sums) and torch.allclose(now, sums[segment], atol=0, rtol=tolerance(states), equal_nan=True)
             sums[segment : segment + 1] = [now]
             if settled:
                 break
