@@ -45,12 +45,15 @@ def plot(runs: Sequence[Run], quantity: Quantity, paths: Sequence[Path]) -> None
     The first epochs would flatten the rest, so the axis ends at the value that nine tenths of the epochs reach.
     """
     groups = by_name(runs)
-    columns = 2 if max(map(len, groups)) < 30 else 1  # of the legend
+    labels = {group[0].record["experiment"]: group for group in groups.values()}
+    if len(labels) < len(groups):  # variants, whose names may be long, are to be told apart
+        labels = groups
+    columns = 2 if max(map(len, labels)) < 30 else 1  # of the legend
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(7, 4 + 0.25 * rows), layout="constrained")
     axes = figure.subplots()
     worst = []
-    for number, (name, group) in enumerate(groups.items()):
+    for number, (name, group) in enumerate(labels.items()):
         color = f"C{number}"
         measured = [[row for row in run.history if row[quantity.column]] for run in group]
         epochs = [int(row["epoch"]) for row in measured[0]]

@@ -26,7 +26,7 @@ class Run:
         directory: where it is.
         record: its ``metrics.json``.
         history: its ``history.csv``; a deep ensemble has none.
-        T0: in epochs, None without late phase.
+        T0: in epochs, None if it never came to a late phase.
     """
 
     directory: Path
@@ -75,7 +75,7 @@ def read_run(path: Path) -> Run:
             with (directory / "history.csv").open(encoding="utf-8") as file:
                 history = list(csv.DictReader(file))
         config = OmegaConf.load(directory / "config.yaml")
-        T0 = None if config.late_phase.name == "none" else config.late_phase.T0
+        T0 = None if config.late_phase.name == "none" or config.epochs <= config.late_phase.T0 else config.late_phase.T0
         return Run(path.parent, record, history, T0)
     except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
         raise UserError(f"{path.parent} is no whole run ({first_line(error)}): remove or repair it.") from error
