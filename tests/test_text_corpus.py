@@ -97,6 +97,12 @@ def test_any_file_is_mapped_and_not_written_to(tmp_path):
     assert path.read_bytes() == CONTENT
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"^dataset\.path=.*pipe is a directory or a device: give a file of text\.$"):
+        load_text("text_file", path=str(tmp_path / "pipe"))
+
+
 @pytest.mark.parametrize("content", [None, b"", b"x" * 39])
 def test_a_file_that_is_too_short_or_absent_is_refused(tmp_path, content):
     path = tmp_path / "mine.txt"

@@ -119,6 +119,12 @@ def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(n):
         assert bits.mean == pytest.approx(math.log2(5), rel=1e-6)
 
 
+def test_a_text_of_one_byte_takes_no_bits():
+    known, one = Vocabulary((97,)), LSTM(1, 6)
+    bits = bits_per_character(single(one), torch.full((3000,), 97, dtype=torch.uint8), known, CPU)
+    assert bits.mean == 0 and math.copysign(1, bits.mean) == 1
+
+
 def test_a_byte_that_the_model_does_not_know_is_named():
     unknown = content(50)
     unknown[30] = 0xFE

@@ -306,7 +306,10 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed, monkeypatc
 
 MISTAKES = {
     "a short text": (["batch_size=100", "dataset.subset=550"], r"need 10001 bytes to train on, and pydocs has 550: choose smaller"),
-    "a directory": (["dataset=text_file", "dataset.path=."], r"^dataset\.path=\. can't be read \(Is a directory\): give a file"),
+    "a directory": (
+        ["dataset=text_file", "dataset.path=."],
+        r"^dataset\.path=\. is a directory or a device: give a file of text\.",
+    ),
     "no file": (["dataset=text_file", "dataset.path=none"], r"^dataset\.path=none can't be read \(No such file"),
     "an image model": (["architecture=lenet"], r"^architecture=lenet with dataset=pydocs makes no model: choose architecture=lstm"),
     "images": (["dataset=digits"], r"^architecture=lstm with dataset=digits makes no model: choose another architecture, or"),

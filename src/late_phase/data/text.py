@@ -142,6 +142,8 @@ def load_file(path: str) -> Text:
     file = Path(path)
     try:
         size = file.stat().st_size
+        if not file.is_file():  # to open a pipe would wait for whoever writes to it
+            raise UserError(f"dataset.path={path} is a directory or a device: give a file of text.")
         with file.open("rb"):
             pass
     except OSError as error:

@@ -82,7 +82,7 @@ def bits_per_character(
     if len(rest[0]):
         last = [tuple(part[:, -1:] for part in state) for state in end]
         sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
-    mean, *members = (-torch.stack(sums).sum(0) / (n * math.log(2))).tolist()
+    mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
     return Bits(mean, tuple(members))
 
 
