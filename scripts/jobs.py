@@ -19,7 +19,8 @@ def python(*arguments: str) -> None:
     print(f"done: python {' '.join(arguments)}", flush=True)
 
 
-def side_by_side(jobs: Iterable[tuple[str, ...]]) -> None:
-    """Runs scripts with their arguments, on each processor one at a time, in their order."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+def in_parallel(jobs: Iterable[tuple[str, ...]]) -> None:
+    """Runs scripts with their arguments, on each processor that this process may use one at a time, in their order."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(processors) as pool:
         list(pool.map(lambda job: python(*job), jobs))

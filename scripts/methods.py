@@ -1,6 +1,6 @@
 """Every method on the embedded digits, three seeds each, and deep ensembles of base and late-phase runs: a table of them."""
 
-from jobs import ROOT, python, side_by_side
+from jobs import ROOT, in_parallel, python
 
 from late_phase.files import write_text
 from late_phase.reporting.runs import find_runs, table
@@ -16,7 +16,7 @@ ONE_THREAD = ["runtime.threads=1", "runtime.progress=false", "runtime.evaluate_e
 
 def main() -> None:
     jobs = [("train.py", "-m", f"+experiment=digits_lenet_{method}", "seed=0,1,2", *ONE_THREAD) for method in METHODS]
-    side_by_side(jobs)
+    in_parallel(jobs)
     folders = [ROOT / "outputs" / f"digits_lenet_{method}" / "default" for method in METHODS]
     for method in ENSEMBLES:
         python("scripts/evaluate.py", f"run=outputs/digits_lenet_{method}/default", "seeds=[0,1,2]", "runtime.threads=1")

@@ -8,7 +8,7 @@ import argparse
 import subprocess
 import sys
 
-from jobs import ROOT, side_by_side
+from jobs import ROOT, in_parallel
 
 from late_phase.files import write_text
 from late_phase.reporting.runs import find_runs
@@ -27,7 +27,7 @@ def train(text: str) -> None:
     else:
         # The longest first, so that no processor waits for them at the end.
         jobs = [(f"+experiment={name}", f"seed={seed}") for name in reversed(names) for seed in SEEDS[text]]
-        side_by_side([("train.py", *job, "runtime.threads=1", "runtime.progress=false") for job in jobs])
+        in_parallel([("train.py", *job, "runtime.threads=1", "runtime.progress=false") for job in jobs])
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from late_phase.architectures.lstm import LSTM
 from late_phase.data.segments import Segments
 from late_phase.data.text import Text, Vocabulary
 from late_phase.errors import UserError
+from late_phase.evaluation.predictors import single
+from late_phase.evaluation.text import bits_per_character
 from late_phase.layers.rank1 import parametrize_rank1, rank1
 
 CPU = torch.device("cpu")
@@ -34,9 +36,9 @@ class Counter:
         self.given: list[float | None] = []
 
     def __call__(self, symbols: Tensor, state: tuple[Tensor] | None) -> tuple[Tensor, tuple[Tensor]]:
-        self.given.append(None if state is None else state[0].item())
+        self.given.append(None if state is None else state[0][0, 0].item())
         assert state is None or not state[0].requires_grad
-        before = torch.zeros(1) if state is None else state[0]
+        before = torch.zeros(1, symbols.shape[1]) if state is None else state[0]
         return torch.zeros(*symbols.shape, 26), ((before + len(symbols)).requires_grad_(),)
 
 
@@ -76,16 +78,42 @@ def test_without_carried_state_each_segment_begins_with_zeros():
 
 
 def test_the_state_survives_an_interruption():
-    first, model = Segments(letters(100), VOCABULARY, 3, 10, True, CPU), Counter()
+    first, model = Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abc"), Counter()
     for inputs, _ in list(first.epoch(0))[:2]:
         first.logits(model, inputs)
-    second = Segments(letters(100), VOCABULARY, 3, 10, True, CPU)
+    second = Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abc")
     second.load_state_dict(first.state_dict())
     for inputs, _ in second.epoch(0, 2):
         second.logits(model, inputs)
     assert model.given == [None, 10.0, 20.0, 30.0]
     with pytest.raises(UserError, match=r"^the text has changed since the checkpoint was written: .*\.$"):
-        Segments(letters(100, seed=1), VOCABULARY, 3, 10, True, CPU).load_state_dict(first.state_dict())
+        Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abd").load_state_dict(first.state_dict())
+
+
+def test_a_text_without_a_prediction_for_each_stream_is_refused():
+    for content, streams, length in ((letters(4), 4, 10), (letters(0), 1, 10), (letters(9), 0, 10), (letters(9), 2, 0)):
+        with pytest.raises(ValueError, match=r"bytes make no \d streams of segments of \d+: choose fewer, or a longer text\.$"):
+            Segments(content, VOCABULARY, streams, length, True, CPU)
+    assert len(Segments(letters(5), VOCABULARY, 4, 10, True, CPU)) == 1
+
+
+class GRU(nn.Module):
+    """Its state is a tensor, no tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(26, 26)
+
+    def forward(self, symbols: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.layer(F.one_hot(symbols, 26).float(), state)
+
+
+def test_a_state_of_another_form_is_refused():
+    segments = Segments(letters(100), VOCABULARY, 3, 10, True, CPU)
+    with pytest.raises(TypeError, match=r"^a model's state is to be a tuple of tensors \[layers, streams=3, \.\.\.\]: give it"):
+        segments.logits(GRU(), next(segments.epoch(0))[0])
+    with pytest.raises(TypeError, match="a tuple of tensors"):
+        bits_per_character(single(GRU()), letters(100), VOCABULARY, CPU)
 
 
 class Carrying(nn.Module):
@@ -153,7 +181,7 @@ def test_a_member_takes_up_the_state_where_the_member_before_it_left_off():
 
 def test_the_vocabulary_is_every_byte_of_the_text_and_no_other():
     parts = [torch.tensor(list(part), dtype=torch.uint8) for part in (b"banana", b"\xffab", b"\x00b")]
-    text = Text("t", *parts)
+    text = Text("t", *parts, sha256="")
     vocabulary = Vocabulary.of(text)
     assert vocabulary.known == (0, ord("a"), ord("b"), ord("n"), 255) and len(vocabulary) == 5
     assert vocabulary.encode(parts[0]).tolist() == [2, 1, 3, 1, 3, 1]
@@ -164,12 +192,13 @@ def test_the_vocabulary_is_every_byte_of_the_text_and_no_other():
 
 
 def test_the_first_bytes_of_each_part():
-    text = Text("t", letters(90), letters(5, 1), letters(6, 2))
+    text = Text("t", letters(90), letters(5, 1), letters(6, 2), "abc")
     taken = text.take(10, 4)
+    assert taken.sha256 == "abc"  # of the whole
     assert torch.equal(taken.train, text.train[:10])
     assert torch.equal(taken.validation, text.validation[:4]) and torch.equal(taken.test, text.test[:4])
-    for subset, test_subset in ((91, None), (1, None), (None, 7), (None, 1)):
-        with pytest.raises(UserError, match=r"^dataset\.(test_)?subset=\d+ is not to be had of the \d+ bytes of t: choose .*\.$"):
+    for subset, test_subset in ((91, None), (1, None), (None, 6), (None, 1)):
+        with pytest.raises(UserError, match=r"^dataset\.(test_)?subset=\d+ is not to be had of t: choose from 2 to (90|5)\.$"):
             text.take(subset, test_subset)
 
 
@@ -196,7 +225,7 @@ def use(path):
     for inputs, labels in segments.epoch(0):
         segments.logits(model, inputs)
         most = max(most, anonymous())
-    segments.state_dict(), text.sha256()
+    segments.state_dict(), text.sha256
     bits = bits_per_character(lambda: iter([model]), text.test, vocabulary, torch.device("cpu"))
     assert abs(bits.mean - 1) < 1e-6, bits
     return max(most, anonymous())

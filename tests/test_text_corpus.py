@@ -37,7 +37,7 @@ def check(found: Text) -> None:
     parts = (found.train, found.validation, found.test)
     assert [part.numpy().tobytes() for part in parts] == [CONTENT[:1800], CONTENT[1800:1900], CONTENT[1900:]]
     assert all(part.dtype == torch.uint8 for part in parts)
-    assert found.sha256() == hashlib.sha256(CONTENT).hexdigest()
+    assert found.sha256 == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_an_archive_and_an_extracted_file(archive):
@@ -82,7 +82,7 @@ def test_pythons_documentation_is_english_text():
     found = load_text("pydocs")
     content = bytes(torch.cat((found.train, found.validation, found.test)).tolist())
     assert 300_000 < len(content) < 1_000_000
-    assert found.sha256() == load_text("pydocs").sha256() == hashlib.sha256(content).hexdigest()
+    assert found.sha256 == load_text("pydocs").sha256 == hashlib.sha256(content).hexdigest()
     english = content.decode()
     assert english.count(" the ") > 2000 and "The assert statement" in english.replace('"', "")
 

@@ -60,7 +60,7 @@ def by_hand(models: list[LSTM], content: Tensor) -> tuple[float, list[float]]:
 def test_it_is_a_byte_at_a_time_whatever_the_number_of_streams(monkeypatch, remembers):
     monkeypatch.setattr(text, "SHORTEST", 64)
     monkeypatch.setattr(text, "SEGMENT", 50)
-    monkeypatch.setattr(text, "tolerance", lambda states: 1e-13)
+    monkeypatch.setattr(text, "TOLERANCE", 1e-13)
     models, given = [model(0, remembers), model(1, remembers)], content(1500)
     mean, own = by_hand(models, given)
     predictor = several([single(one) for one in models])
@@ -107,6 +107,28 @@ def test_the_state_is_carried_through_the_whole_text():
     assert abs(halves[0] - halves[1]) > 1e-6
 
 
+class Once(nn.Module):
+    """Knows after the last symbol whether the first one has ever been there; no other prediction depends on it."""
+
+    def forward(self, symbols: Tensor, state: tuple[Tensor] | None) -> tuple[Tensor, tuple[Tensor]]:
+        before = torch.zeros(1, symbols.shape[1]) if state is None else state[0]
+        seen = ((symbols == 0).cumsum(0) + before > 0).float()
+        logits = torch.zeros(*symbols.shape, 5)
+        logits[..., 1] = 5 * seen * (symbols == 4)
+        return logits, (seen[-1:],)
+
+
+def test_what_one_stream_has_seen_comes_to_all_that_follow(monkeypatch):
+    monkeypatch.setattr(text, "SHORTEST", 64)
+    monkeypatch.setattr(text, "SEGMENT", 16)
+    given = torch.tensor(VOCABULARY.known, dtype=torch.uint8)[
+        torch.randint(1, 4, (1025,), generator=torch.Generator().manual_seed(0))
+    ]
+    given[3], given[10::16] = VOCABULARY.known[0], VOCABULARY.known[4]
+    values = [bits_per_character(single(Once()), given, VOCABULARY, CPU, streams).mean for streams in (1, 2, 4, 8)]
+    assert values == pytest.approx([values[0]] * 4, rel=1e-7)
+
+
 class Uniform(nn.Module):
     def forward(self, symbols: Tensor, state: tuple[Tensor] | None) -> tuple[Tensor, tuple[Tensor]]:
         return torch.full((*symbols.shape, 5), 0.25), (torch.zeros(1, symbols.shape[1], 1),)
@@ -123,6 +145,12 @@ def test_a_text_of_one_byte_takes_no_bits():
     known, one = Vocabulary((97,)), LSTM(1, 6)
     bits = bits_per_character(single(one), torch.full((3000,), 97, dtype=torch.uint8), known, CPU)
     assert bits.mean == 0 and math.copysign(1, bits.mean) == 1
+
+
+def test_less_than_two_bytes_are_refused():
+    for n in (0, 1):
+        with pytest.raises(ValueError, match=f"^{n} bytes leave nothing to predict"):
+            bits_per_character(single(Uniform()), content(2)[:n], VOCABULARY, CPU)
 
 
 def test_a_byte_that_the_model_does_not_know_is_named():
@@ -156,4 +184,4 @@ def test_generated_text_has_the_frequencies_of_the_predictions():
 
 
 def test_what_a_terminal_could_take_for_a_command_is_not_printed():
-    assert printable("naïve\n".encode() + b"\x1b[31m\xff\x00") == "naïve\n�[31m��"
+    assert printable("naïve\r\n\t".encode() + b"\x1b[31m\xff\x00") == "naïve\n\t�[31m��"

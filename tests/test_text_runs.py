@@ -27,6 +27,7 @@ from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import table6
 from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
+from late_phase.training.subjects import subject_of_runs
 from late_phase.weights import load
 
 # 6 minibatches an epoch, the last one shorter, and 4 members: epochs end inside of an iteration.
@@ -78,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., T
     root = tmp_path_factory.mktemp("finished")
 
     def directory(method: str) -> Path:
-        path = root / f"tiny_{method}" / "default" / "seed=0"
+        path = root / f"tiny_lstm_{method}" / "default" / "seed=0"
         if not (path / "metrics.json").exists():
             run(composed(*tiny(method)), path)
         return path
@@ -104,7 +105,7 @@ def test_it_trains(method, finished, composed):
     for name, members in METHODS[method].predictors.items():
         own = {f"{part}_member_bpc" for part in ("train", "validation", "test")} if members > 1 else set()
         assert record["metrics"][name].keys() == METRICS | own
-    assert record["text_sha256"] == text.take(550, 150).sha256()
+    assert record["text_sha256"] == text.sha256
     rows = history(finished(method))
     assert len(rows) == 4 and float(rows[-1]["test_bpc"]) == record["metrics"]["single"]["test_bpc"]
     assert float(rows[-1]["train_loss_nats"]) < float(rows[0]["train_loss_nats"]) - 0.2
@@ -299,9 +300,39 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed, monkeypatc
         StopAfter(patch, 4)
         with pytest.raises(SystemExit):
             run(config, directory)
-    path.write_bytes(b"be to or be not to " * 100)
-    with pytest.raises(UserError, match="the text has changed since the checkpoint was written"):
-        run(config, directory)
+    original = path.read_bytes()
+    for changed in (original[:-19] + b"be to or be not to ", original + b"?"):  # in its test part alone; by a new byte
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match="the text has changed since the checkpoint was written"):
+            run(config, directory)
+    path.write_bytes(original)
+    run(config, directory)
+    path.write_bytes(original.upper())
+    with pytest.raises(UserError, match=r"was trained on a text of sha256 \w+, not \w+ as that of text_file or of other runs is"):
+        subject_of_runs(directory, None, None, torch.device("cpu"))
+    start = f"architecture.weights='{directory}'"
+    config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5], start)
+    with pytest.raises(
+        UserError, match=r"^architecture\.weights=.* knows other bytes than mine has: choose weights of the same text"
+    ):
+        run(config, tmp_path / "a" / "b" / "seed=1")
+
+
+def test_a_history_that_a_kill_left_behind_is_brought_up_to_date(finished, tmp_path, composed):
+    directory = tmp_path / "base" / "default" / "seed=0"
+    directory.mkdir(parents=True)
+    for name in ("config.yaml", "checkpoint.pt"):
+        (directory / name).write_bytes((finished("base") / name).read_bytes())
+    run(composed(*tiny("base")), directory)
+    assert history(directory) == history(finished("base"))
+
+
+def test_curves_of_seeds_that_were_measured_in_different_epochs(finished, tmp_path, composed, main: Main):
+    folder = tmp_path / "tiny_lstm_base" / "default"
+    for seed, every in enumerate((1, 2, 0)):
+        run(composed(*tiny("base"), f"seed={seed}", f"runtime.evaluate_every={every}"), folder / f"seed={seed}")
+    status, _ = main(str(folder), "--to", str(tmp_path / "to"), script="scripts/report.py")
+    assert status == 0 and (tmp_path / "to" / "bpc.png").exists()
 
 
 MISTAKES = {

@@ -1,4 +1,4 @@
-"""Minibatches of training images. The way through an epoch is a pure function of the seed and the epoch."""
+"""Minibatches, of images here. The way through an epoch is a pure function of the seed and the epoch."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 
 from late_phase.data.batches import Batches
 from late_phase.data.text import Vocabulary
-from late_phase.digests import tensor_digest
 from late_phase.errors import UserError
 
 State = tuple[Tensor, ...]
-"""The hidden state of a recurrent model; an LSTM's are h and c, each ``[layers, streams, units]``."""
+"""The hidden state of a recurrent model, ``[layers, streams, ...]`` each; an LSTM's are h and c."""
 
 RecurrentModel = Callable[[Tensor, State | None], tuple[Tensor, State]]
 """Symbols ``[positions, streams]`` and the state before them, None for zero, to logits ``[positions, streams, symbols]`` and the
@@ -36,12 +34,27 @@ class Segments(Batches):
         content: ``[bytes]`` uint8, mapped into memory or not.
         carry_state: False for segments that all begin with zeros.
         device: where the minibatches are wanted.
+        sha256: of the whole text, by which a checkpoint knows it again.
+
+    Raises:
+        ValueError: there is nothing to predict for each stream.
     """
 
     def __init__(
-        self, content: Tensor, vocabulary: Vocabulary, streams: int, length: int, carry_state: bool, device: torch.device
+        self,
+        content: Tensor,
+        vocabulary: Vocabulary,
+        streams: int,
+        length: int,
+        carry_state: bool,
+        device: torch.device,
+        sha256: str = "",
     ) -> None:
-        self._content = content
+        if streams < 1 or length < 1 or len(content) <= streams:
+            raise ValueError(
+                f"{len(content)} bytes make no {streams} streams of segments of {length}: choose fewer, or a longer text."
+            )
+        self._sha256 = sha256
         self.vocabulary = vocabulary
         self.length = length
         self.carry_state = carry_state
@@ -66,15 +79,11 @@ class Segments(Batches):
         """``[positions * streams, symbols]``; takes up the state, and keeps that after the segment for the next one."""
         logits, state = model(inputs, self._state)
         if self.carry_state:
-            self._state = tuple(part.detach() for part in state)
+            self._state = tuple(part.detach() for part in checked(state, inputs.shape[1]))
         return logits.flatten(0, 1)
 
-    @cached_property
-    def _digest(self) -> str:
-        return tensor_digest([self._content])
-
     def state_dict(self) -> dict[str, Any]:
-        return {"text": self._digest, "state": self._state}
+        return {"text": self._sha256, "state": self._state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`.
@@ -82,12 +91,25 @@ class Segments(Batches):
         Raises:
             UserError: it is of another text.
         """
-        if state_dict["text"] != self._digest:
+        if state_dict["text"] != self._sha256:
             raise UserError(
                 "the text has changed since the checkpoint was written: give the former one, or remove the run's directory."
             )
         state = state_dict["state"]
         self._state = None if state is None else tuple(part.to(self.device) for part in state)
+
+
+def checked(state: State, streams: int) -> State:
+    """The state.
+
+    Raises:
+        TypeError: it isn't a :data:`State` of so many streams.
+    """
+    if not isinstance(state, tuple) or any(part.dim() < 2 or part.shape[1] != streams for part in state):
+        raise TypeError(
+            f"a model's state is to be a tuple of tensors [layers, streams={streams}, ...]: give it a forward() with one."
+        )
+    return state
 
 
 def side_by_side(content: Tensor, streams: int, positions: int) -> tuple[Tensor, Tensor]:

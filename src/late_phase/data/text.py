@@ -25,7 +25,7 @@ SMALLEST = 40
 """Bytes of a text each part of which has a byte to be predicted, and one before it."""
 
 CHUNK = 2**20
-"""Bytes of a mapped text that are counted at a time."""
+"""Bytes of a mapped text that are looked at at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,14 @@ class Text:
     """``train``, ``validation`` and ``test``, each ``[bytes]`` uint8; large texts are mapped into memory.
 
     A text is its bytes, in whatever encoding: a character of several bytes is several predictions. One for evaluation only has no
-    part to train on.
+    part to train on. ``sha256`` is the checksum of the whole, in hexadecimal digits, also where only some of it is left.
     """
 
     name: str
     train: Tensor | None
     validation: Tensor
     test: Tensor
+    sha256: str
 
     def held_out(self) -> dict[str, Tensor]:
         """The parts that the model isn't trained on, by name."""
@@ -55,17 +56,11 @@ class Text:
         Raises:
             UserError: there are not as many.
         """
-        for key, size, part in (("subset", subset, self.train), ("test_subset", test_subset, self.test)):
-            if size is not None and not 2 <= size <= len(part):
-                raise UserError(f"dataset.{key}={size} is not to be had of the {len(part)} bytes of {self.name}: choose from 2 on.")
+        held_out = min(len(self.validation), len(self.test))
+        for key, size, there in (("subset", subset, len(self.train)), ("test_subset", test_subset, held_out)):
+            if size is not None and not 2 <= size <= there:
+                raise UserError(f"dataset.{key}={size} is not to be had of {self.name}: choose from 2 to {there}.")
         return replace(self, train=self.train[:subset], validation=self.validation[:test_subset], test=self.test[:test_subset])
-
-    def sha256(self) -> str:
-        """The checksum of the whole text, in hexadecimal digits."""
-        found = hashlib.sha256()
-        for name in ("train", "validation", "test"):  # as they follow each other
-            found.update(self.parts()[name].numpy().data)
-        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -159,5 +154,8 @@ def _map(path: Path) -> Tensor:
 
 
 def _split(name: str, content: Tensor) -> Text:
+    sha256 = hashlib.sha256()
+    for chunk in content.split(CHUNK):
+        sha256.update(chunk.numpy().tobytes())
     train, validation = len(content) * 90 // 100, len(content) * 95 // 100
-    return Text(name, content[:train], content[train:validation], content[validation:])
+    return Text(name, content[:train], content[train:validation], content[validation:], sha256.hexdigest())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from late_phase.data.segments import RecurrentModel, State, side_by_side
+from late_phase.data.segments import RecurrentModel, State, checked, side_by_side
 from late_phase.data.text import Text, Vocabulary
 from late_phase.evaluation.metrics import label_log_probs
 from late_phase.evaluation.predictors import Predictor
@@ -31,6 +31,9 @@ SEGMENT = 256
 
 SHORTEST = 1024
 """Positions that a stream has at least."""
+
+TOLERANCE = 1e-7
+"""The relative difference of sums over a segment that is taken for rounding."""
 
 PROMPT, SAMPLE = 100, 400
 """Bytes of a text that a sample goes on from, and bytes of the sample."""
@@ -48,42 +51,56 @@ class Bits:
 def bits_per_character(
     predictor: Predictor, content: Tensor, vocabulary: Vocabulary, device: torch.device, streams: int = STREAMS
 ) -> Bits:
-    """Of the bytes ``content`` ``[n]``, n >= 2, of which n - 1 are predicted.
+    """Of the bytes ``content`` ``[n]``, of which n - 1 are predicted.
 
     First all streams begin with zeros. Then each begins anew with the state in which the one before it ended, and is read until
-    that makes no difference any more: with a model that forgets, not far. With one that doesn't, each pass makes one more stream
-    right.
+    that makes no difference to a whole segment's predictions any more: with a model that forgets, not far. With one that doesn't,
+    each pass makes one more stream right. States aren't compared: those of trained models keep for thousands of bytes what never
+    shows in a prediction.
+
+    Args:
+        predictor: :data:`late_phase.data.segments.RecurrentModel` s, which read forwards only and draw nothing at random.
 
     Raises:
-        ValueError: a byte is none of the vocabulary's.
+        ValueError: there are fewer than two bytes, or a byte is none of the vocabulary's.
+        TypeError: a model's state isn't a :data:`late_phase.data.segments.State`.
     """
     n = len(content) - 1
+    if n < 1:
+        raise ValueError(f"{n + 1} bytes leave nothing to predict, and there is to be a byte before each prediction.")
     streams = max(1, min(streams, n // SHORTEST))
     positions = n // streams
     main = side_by_side(content, streams, positions)
     rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
-
-    begin: list[State | None] = [None] * sum(1 for _ in predictor())
     sums: list[Tensor] = []  # of each segment
-    settled = False
-    for _ in range(streams):
-        states = begin
+
+    def read(states: Sequence[State | None]) -> list[State] | None:
+        """The states at the end; None if before it all is as it was in the pass before."""
         for segment, (inputs, targets) in enumerate(zip(*(part.split(SEGMENT) for part in main), strict=True)):
             now, states = total_log_probs(predictor, inputs, targets, states, vocabulary, device)
-            settled = segment < len(sums) and torch.allclose(now, sums[segment], atol=0, rtol=tolerance(states), equal_nan=True)
+            as_before = segment < len(sums) and same(now, sums[segment], states)
             sums[segment : segment + 1] = [now]
-            if settled:
-                break
-        else:
-            end = states
-        if settled:
+            if as_before:
+                return None
+        return states
+
+    end = read([None] * sum(1 for _ in predictor()))
+    for _ in range(streams - 1):
+        again = read([handed_on(state) for state in end])
+        if again is None:
             break
-        begin = [handed_on(state) for state in end]
+        end = again
     if len(rest[0]):
-        last = [tuple(part[:, -1:] for part in state) for state in end]
+        last = [tuple(part[:, -1:].contiguous() for part in state) for state in end]
         sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
     mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
     return Bits(mean, tuple(members))
+
+
+def same(one: Tensor, other: Tensor, states: Sequence[State]) -> bool:
+    """Whether two passes give equal sums, but for the rounding that is left in sums of many numbers of the states' type."""
+    tolerance = max(TOLERANCE, torch.finfo(states[0][0].dtype).eps / 100)
+    return torch.allclose(one, other, atol=0, rtol=tolerance, equal_nan=True)
 
 
 def total_log_probs(
@@ -106,7 +123,7 @@ def total_log_probs(
     for model, before in zip(predictor(), states, strict=True):
         logits, state = model(inputs, before)
         own.append(label_log_probs(log_probs(logits).flatten(0, 1), targets))
-        after.append(state)
+        after.append(checked(state, len(inputs[0])))
     members = torch.stack(own).double()
     return torch.stack([ensemble_log_probs(members), *members]).sum(-1).cpu(), after
 
@@ -118,11 +135,6 @@ def log_probs(logits: Tensor) -> Tensor:
 def handed_on(state: State) -> State:
     """States at the ends of streams, as those with which the next streams begin; the first one begins with zeros."""
     return tuple(torch.cat((torch.zeros_like(part[:, :1]), part[:, :-1]), 1) for part in state)
-
-
-def tolerance(states: Sequence[State]) -> float:
-    """The relative difference of a segment's sums that is left to rounding."""
-    return max(1e-7, torch.finfo(states[0][0].dtype).eps / 100)
 
 
 @torch.no_grad()
@@ -139,8 +151,8 @@ def generate(model: RecurrentModel, prompt: Tensor, length: int, random: torch.G
 
 def printable(content: bytes) -> str:
     """A text for the screen: what is no UTF-8, and what a terminal may take for a command, is shown as �."""
-    text = content.decode(errors="replace")
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    text = content.decode(errors="replace").replace("\r\n", "\n")
+    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
 
 
 def measure(
@@ -184,7 +196,7 @@ class TextSubject:
             return measure(self.predictors, self.dataset.parts(), self.vocabulary, self.device)
 
     def sample(self) -> bytes:
-        """What the single model makes up after the last bytes before the test part; always the same."""
+        """What the single model makes up after the last bytes of the validation part; always the same."""
         prompt = self.vocabulary.encode(self.dataset.validation[-PROMPT:]).to(self.device)
         with self.autocast():
             for model in self.predictors["single"]():

@@ -55,9 +55,11 @@ def plot(runs: Sequence[Run], quantity: Quantity, paths: Sequence[Path]) -> None
     worst = []
     for number, (name, group) in enumerate(labels.items()):
         color = f"C{number}"
-        measured = [[row for row in run.history if row[quantity.column]] for run in group]
-        epochs = [int(row["epoch"]) for row in measured[0]]
-        values = quantity.unit * np.array([[float(row[quantity.column]) for row in rows] for rows in measured])
+        measured = [
+            {int(row["epoch"]): float(row[quantity.column]) for row in run.history if row[quantity.column]} for run in group
+        ]
+        epochs = [epoch for epoch in measured[0] if all(epoch in own for own in measured)]
+        values = quantity.unit * np.array([[own[epoch] for epoch in epochs] for own in measured])
         label = f"{name} ({len(group)} seed{'s' if len(group) > 1 else ''})"
         axes.plot(epochs, values.mean(0), color=color, label=label)
         axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)

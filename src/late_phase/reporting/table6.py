@@ -30,7 +30,7 @@ def table6(runs: Sequence[Run]) -> str:
     """
     rows = [["Model", *COLUMNS, "n"]]
     for key, row in ROWS.items():
-        own = [run for run in runs if run.record["experiment"].endswith(f"_{key}") and run.history]
+        own = [run for run in runs if run.record["experiment"].endswith(f"_lstm_{key}") and run.history]
         if len(names := by_name(own)) > 1:
             raise UserError(f"there are several variants of a row ({', '.join(names)}): give the runs of one of them.")
         if own:

@@ -35,7 +35,7 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
     record = record_of(setup.config, files.path, setup.device, seconds, commit)
     if isinstance(subject, TextSubject):
-        record["text_sha256"] = subject.dataset.sha256()
+        record["text_sha256"] = subject.dataset.sha256
         write_text(files.sample, printable(subject.sample()) + "\n")
     record["metrics"] = metrics
     write_json(files.metrics, record)
@@ -72,8 +72,8 @@ def evaluate_suites(config: EvaluateConfig, device: torch.device) -> Iterator[di
             yield record
 
 
-def run_suite(suite: str, subject: Subject | TextSubject, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, int]]:
-    """Numbers of one suite, and of how many test images, or bytes of a test text, they are.
+def run_suite(suite: str, subject: Subject | TextSubject, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Numbers of one suite, and of how many test images, or bytes of which text's test part, they are.
 
     Raises:
         UserError: it isn't to be had for the subject.
@@ -82,7 +82,7 @@ def run_suite(suite: str, subject: Subject | TextSubject, config: EvaluateConfig
     if isinstance(subject, TextSubject):
         if suite != "accuracy":
             raise UserError(f"suite={suite} is about images: choose suite=accuracy, which for a text is bits per character.")
-        return subject.measure(), {"bytes": len(subject.dataset.test)}
+        return subject.measure(), {"bytes": len(subject.dataset.test), "text_sha256": subject.dataset.sha256}
     source, images = subject.source, {"images": len(subject.dataset.test)}
     if suite == "accuracy":
         return subject.measure(), images

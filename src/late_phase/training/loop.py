@@ -59,6 +59,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     forward = torch.compile(late.model) if config.compute.compile else late.model
     state = resume(setup, files)
     clock = time.monotonic() - state.seconds
+    if state.history:
+        files.write_history(state.history)  # a kill may have come between the checkpoint and it
 
     with Progress(config, len(batches), state) as progress, interruption.deferred():
         while state.epoch < config.epochs:

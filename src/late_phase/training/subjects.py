@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from late_phase.data.images import Dataset, Normalization
 from late_phase.data.text import Text, Vocabulary
@@ -35,7 +35,7 @@ from late_phase.training.export import predictors, weight_files
 from late_phase.training.provenance import device_name, git_commit, record_of
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.settings import autocast
-from late_phase.training.tasks import build_dataset, build_encoding, read_encoding, task_of
+from late_phase.training.tasks import build_dataset, build_encoding, read_encoding, stored_encoding, task_of
 
 
 def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject | TextSubject, dict[str, Any]]:
@@ -91,12 +91,16 @@ def subject_of_run(
         )
     weights = weight_files(files)
     try:
-        task = task_of(dataset, stored_encoding(files.model), device)
+        task = task_of(dataset, read_encoding(files.model), device)
         found = predictors(config, files, lambda: task.model(config.architecture), device)
         content = digest(*weights, config_hash(config))
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"run={files.path} is damaged ({first_line(error)}): train it again in an empty directory.") from error
     except RuntimeError as error:
+        if isinstance(dataset, Text):  # whose bytes are not asked for here
+            raise UserError(
+                f"run={files.path} has weights of another architecture: train it again in an empty directory."
+            ) from error
         raise UserError(
             f"dataset={dataset.name} with {len(dataset.classes)} classes and {dataset.test.shape[0]} channels doesn't fit "
             f"the model in {files.path}: choose one like {config.dataset.name}."
@@ -136,11 +140,12 @@ def subject_of_runs(
             f"run={path} has directories seed=<n> for n in {found}, not in {seeds}: choose the folder above them, or others."
         )
     runs = [RunDirectory(path / f"seed={seed}") for seed in seeds] if together else [RunDirectory(path)]
-    configs, records, subjects = [], [], []
+    configs, records, subjects, texts = [], [], [], []
     for files in runs:
         finished = files.read_metrics()
         if finished is None:
             raise UserError(f"run={files.path} holds no finished run: train it first, or give the directory with its metrics.json.")
+        texts.append(finished.get("text_sha256"))
         configs.append(from_yaml(files.config))
         records.append(record_of(configs[-1], files.path, device, finished.get("seconds", 0.0), git_commit()))
         changes = differences(identity(configs[0]), identity(configs[-1]))
@@ -148,6 +153,12 @@ def subject_of_runs(
         if changes := [line for line in changes if line.partition(":")[0] not in ("seed", "architecture.weights")]:
             raise UserError(f"run={path} has runs that differ ({'; '.join(changes)}): choose seeds that were trained alike.")
         dataset = subjects[0].dataset if subjects else build_dataset(configs[0].dataset) if other is None else other
+        text = texts[0] if other is not None else dataset.sha256 if isinstance(dataset, Text) else None
+        if texts[-1] != text:
+            raise UserError(
+                f"run={files.path} was trained on a text of sha256 {texts[-1]}, not {text} as that of {configs[0].dataset.name} "
+                "or of other runs is: choose runs of the same text, or name one by dataset=text_file dataset.path=FILE."
+            )
         subjects.append(subject_of_run(configs[-1], files, dataset, device))
     if not together:
         return without_overwriting(subjects[0]), records[0]
@@ -190,7 +201,10 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     dataset = build_dataset(config.dataset)
     if isinstance(dataset, Dataset) and (dataset.train is None or not dataset.classes):
         raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")
-    task = task_of(dataset, encoding_for(config, dataset, Path(weights)), device)
+    stored = stored_encoding(Path(weights)) if getattr(config.dataset, "mean", None) is None else None
+    kind = Vocabulary if isinstance(dataset, Text) else Normalization
+    encoding = stored if isinstance(stored, kind) else build_encoding(config.dataset, dataset)
+    task = task_of(dataset, encoding, device)
     model = task.model(architecture, weights).to(device)
     found = {"single": predictor_of(model)}
     if dropout_layers(model):
@@ -209,23 +223,3 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     )
     head = {"weights": weights, "architecture": asdict(architecture), "git_commit": git_commit(), "device": device_name(device)}
     return subject, head | {"torch": torch.__version__}
-
-
-def encoding_for(config: EvaluateConfig, dataset: Dataset | Text, weights: Path) -> Normalization | Vocabulary:
-    """That which a run has written with its model, if it is of the dataset's kind and the config doesn't say another; or else the
-    dataset's."""
-    kind = Vocabulary if isinstance(dataset, Text) else Normalization
-    if getattr(config.dataset, "mean", None) is None:
-        try:
-            stored = stored_encoding(RunDirectory(weights).model if weights.is_dir() else weights)
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError):  # weights of another origin
-            stored = None
-        if isinstance(stored, kind):
-            return stored
-    return build_encoding(config.dataset, dataset)
-
-
-def stored_encoding(model: Path) -> Normalization | Vocabulary:
-    """How raw data becomes the inputs of a model in a file that a run has written."""
-    with safe_open(model, "pt") as file:
-        return read_encoding(file.metadata()["late_phase"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from late_phase import architectures, data
@@ -127,6 +128,10 @@ class TextTask:
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if not isinstance(config, LSTMConfig):
             raise UserError(f"{what} makes no model: choose architecture=lstm for a text.")
+        if weights is not None and stored_encoding(Path(weights)) not in (None, self.encoding):
+            raise UserError(
+                f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
+            )
         try:
             return architectures.build(config.name, len(self.encoding), weights=weights, **options(config, ArchitectureConfig))
         except (ValueError, RuntimeError) as error:
@@ -148,7 +153,7 @@ class TextTask:
     def batches(self, config: TrainConfig, device: torch.device) -> Batches:
         settings = config.dataset
         how = (config.batch_size, settings.sequence_length, settings.carry_state, device)
-        return Segments(self.dataset.train, self.encoding, *how)
+        return Segments(self.dataset.train, self.encoding, *how, self.dataset.sha256)
 
     def measured(self) -> list[str]:
         return [f"{part}_bpc" for part in self.dataset.held_out()]
@@ -198,10 +203,20 @@ def build_encoding(config: DatasetConfig, dataset: Dataset | Text) -> Normalizat
     return Normalization(tuple(config.mean), tuple(config.std))
 
 
-def read_encoding(text: str) -> Normalization | Vocabulary:
-    """What ``to_json`` of either wrote.
+def stored_encoding(weights: Path) -> Normalization | Vocabulary | None:
+    """:func:`read_encoding` of a file, or of the directory of a run; None of weights of another origin."""
+    try:
+        return read_encoding(weights / "model.safetensors" if weights.is_dir() else weights)
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        return None
+
+
+def read_encoding(model: Path) -> Normalization | Vocabulary:
+    """How raw data becomes the inputs of a model in a file that a run has written.
 
     Raises:
-        TypeError, KeyError, ValueError: it is neither.
+        OSError, SafetensorError, TypeError, KeyError, ValueError: the file is not there, or of another origin.
     """
+    with safe_open(model, "pt") as file:
+        text = file.metadata()["late_phase"]
     return (Vocabulary if "bytes" in json.loads(text) else Normalization).from_json(text)
