@@ -68,7 +68,7 @@ def report(record: dict[str, Any], directory: Path) -> None:
         print(f"{name:>12}: {results_of_text(metrics) if 'test_bpc' in metrics else results_of_images(metrics)}")
     sample = RunDirectory(directory).sample
     if sample.exists():
-        print(f"\n{sample.read_text(encoding='utf-8')}")
+        print(f"\nwhat the single model makes up:\n\n{sample.read_text(encoding='utf-8')}")
     print(f"in {directory}", flush=True)
 
 
