@@ -39,7 +39,7 @@ figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full siz
 
 TEXT ?= enwik8
 
-table6: $(INSTALLED) ## Make Table 6, of language models, on enwik8 (a GPU for days), or with TEXT=pydocs the embedded one (a quarter of an hour)
+table6: $(INSTALLED) ## Make Table 6, of language models, on enwik8 (needs a GPU), or with TEXT=pydocs the embedded one (a quarter of an hour)
 	$(PY) scripts/table6.py $(TEXT)
 
 # make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.

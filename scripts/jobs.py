@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from late_phase.training.settings import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -20,7 +22,6 @@ def python(*arguments: str) -> None:
 
 
 def in_parallel(jobs: Iterable[tuple[str, ...]]) -> None:
-    """Runs scripts with their arguments, on each processor that this process may use one at a time, in their order."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(processors) as pool:
+    """Runs scripts with their arguments, on each core that this process may use one at a time, in their order."""
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda job: python(*job), jobs))

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from late_phase import LatePhase
+from late_phase.training.config import TrainConfig
+from late_phase.training.loop import run
 
 # 8 minibatches an epoch and 3 members: epochs end inside of an iteration.
 TINY = (
@@ -32,6 +34,14 @@ def history(directory: Path) -> list[dict[str, str]]:
 
 def files_in(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def run_until(steps: int, config: TrainConfig, directory: Path) -> None:
+    """A run that is stopped after so many steps, with a checkpoint written."""
+    with pytest.MonkeyPatch.context() as patch:
+        StopAfter(patch, steps)
+        with pytest.raises(SystemExit):
+            run(config, directory)
 
 
 class StopAfter:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from runs import TINY, StopAfter, files_in, history
+from runs import TINY, files_in, history, run_until
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -76,10 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., T
 
 def state_after(epochs: int, method: str, path: Path, composed: Callable[..., TrainConfig]) -> dict:
     """The checkpoint of a run that is stopped after so many epochs of 8 minibatches."""
-    with pytest.MonkeyPatch.context() as patch:
-        StopAfter(patch, 8 * epochs)
-        with pytest.raises(SystemExit):
-            run(composed(*tiny(method)), path)
+    run_until(8 * epochs, composed(*tiny(method)), path)
     return torch.load(path / "checkpoint.pt", weights_only=True)
 
 
@@ -105,12 +102,9 @@ def test_it_trains(method, finished, tmp_path, composed):
 
 @every_method
 @pytest.mark.parametrize("steps", [7, 29])  # within the first epoch; after T0 and the first average, within epoch and iteration
-def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed, monkeypatch):
+def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed):
     directory = tmp_path / method / "default" / "seed=0"
-    with monkeypatch.context() as patch:
-        StopAfter(patch, steps)
-        with pytest.raises(SystemExit):
-            run(composed(*tiny(method)), directory)
+    run_until(steps, composed(*tiny(method)), directory)
     run(composed(*tiny(method)), directory)
     written = {name for name in files_in(directory) if name.endswith(".safetensors")}
     assert written == {name for name in files_in(finished(method)) if name.endswith(".safetensors")}
@@ -198,7 +192,7 @@ def test_every_experiment_composes_and_runs(tmp_path, composed, experiment):
     assert list(record["metrics"]) == list(METHODS[method_of(experiment)].predictors)
 
 
-def test_training_streams_imagenet_from_disk_and_resumes(tmp_path, composed, monkeypatch):
+def test_training_streams_imagenet_from_disk_and_resumes(tmp_path, composed):
     """In its own folders and sizes; the network is small."""
     photos(tmp_path / "imagenet", ("train", "val"), 12, 300)
     overrides = ["+experiment=imagenet_resnet50_lpbn", "+debug=smoke", "architecture=wrn", *SMALL["wrn"], "late_phase.K=3"]
@@ -207,10 +201,7 @@ def test_training_streams_imagenet_from_disk_and_resumes(tmp_path, composed, mon
     record = run(composed(*overrides), whole)
     assert record["metrics"]["ensemble"].keys() == {"test_accuracy", "test_nll", "test_ece"}
     assert composed(*overrides).late_phase.gamma_theta == pytest.approx(1 / 3)
-    with monkeypatch.context() as patch:
-        StopAfter(patch, 7)  # of 2 epochs of 5 minibatches
-        with pytest.raises(SystemExit):
-            run(composed(*overrides), stopped)
+    run_until(7, composed(*overrides), stopped)  # of 2 epochs of 5 minibatches
     run(composed(*overrides, "dataset.workers=1"), stopped)
     for name in ("model.safetensors", "members.safetensors", "predictions/test.safetensors"):
         assert (whole / name).read_bytes() == (stopped / name).read_bytes(), name

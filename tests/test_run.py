@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from runs import TINY, StopAfter, files_in, history
+from runs import TINY, StopAfter, files_in, history, run_until
 from safetensors.torch import load_file
 
 from late_phase import LatePhase
@@ -125,10 +125,7 @@ def test_sigterm_saves_where_it_is_and_the_same_run_goes_on_from_there(undisturb
 @pytest.mark.parametrize("damage", ["truncated", "a changed byte", "both"])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(undisturbed, tmp_path, composed, monkeypatch, damage):
     directory = tmp_path / "digits" / "tiny" / "seed=0"
-    with monkeypatch.context() as patch:
-        StopAfter(patch, 20)
-        with pytest.raises(SystemExit):
-            run(composed(*TINY), directory)
+    run_until(20, composed(*TINY), directory)
     for name in ("checkpoint.pt", "checkpoint.previous.pt")[: 2 if damage == "both" else 1]:
         content = bytearray((directory / name).read_bytes())
         if damage == "a changed byte":

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from conftest import ROOT, Main
-from runs import StopAfter, files_in, history
+from runs import files_in, history, run_until
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -116,22 +116,16 @@ def test_it_trains(method, finished, composed):
 
 @every_method
 @pytest.mark.parametrize("steps", [4, 6, 15])  # within the first epoch, at its end, and after T0 within epoch and iteration
-def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed, monkeypatch):
+def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed):
     directory = tmp_path / method / "default" / "seed=0"
-    with monkeypatch.context() as patch:
-        StopAfter(patch, steps)
-        with pytest.raises(SystemExit):
-            run(composed(*tiny(method)), directory)
+    run_until(steps, composed(*tiny(method)), directory)
     run(composed(*tiny(method)), directory)
     assert_same_results(directory, finished(method))
 
 
-def test_the_checkpoint_holds_the_hidden_state(tmp_path, composed, monkeypatch):
+def test_the_checkpoint_holds_the_hidden_state(tmp_path, composed):
     directory = tmp_path / "lprank1" / "default" / "seed=0"
-    with monkeypatch.context() as patch:
-        StopAfter(patch, 15)
-        with pytest.raises(SystemExit):
-            run(composed(*tiny("lprank1")), directory)
+    run_until(15, composed(*tiny("lprank1")), directory)
     saved = torch.load(directory / "checkpoint.pt", weights_only=True)
     assert saved["tally"]["batches"] == 3
     assert [part.shape for part in saved["batches"]["state"]] == [(1, 5, 12)] * 2
@@ -292,14 +286,11 @@ def test_text_in_any_encoding_is_its_bytes(tmp_path, composed):
     assert 0 < record["metrics"]["single"]["test_bpc"] < 5
 
 
-def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed, monkeypatch):
+def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     path, directory = tmp_path / "mine.txt", tmp_path / "a" / "b" / "seed=0"
     path.write_bytes(b"to be or not to be " * 100)
     config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5])
-    with monkeypatch.context() as patch:
-        StopAfter(patch, 4)
-        with pytest.raises(SystemExit):
-            run(config, directory)
+    run_until(4, config, directory)
     original = path.read_bytes()
     for changed in (original[:-19] + b"be to or be not to ", original + b"?"):  # in its test part alone; by a new byte
         path.write_bytes(changed)

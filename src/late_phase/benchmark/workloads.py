@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from late_phase.benchmark.pairs import EPOCH, Block, measure, peak_bytes, timed
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Images, Normalization
 from late_phase.training import optimizers
+from late_phase.training.settings import cores
 from late_phase.training.tally import Tally
 
 CONFIGS = Path(__file__).parents[3] / "configs"  # the checkout's
@@ -40,8 +40,8 @@ Minibatches = Iterable[tuple[Tensor, Tensor]]
 
 def worker_choices() -> tuple[int, ...]:
     """0, the powers of two, and the number of cores that this process may use: on two cores 0, 1 and 2."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return tuple(sorted({0, cores, *(2**i for i in range(cores.bit_length()) if 2**i < cores)}))
+    most = cores()
+    return tuple(sorted({0, most, *(2**i for i in range(most.bit_length()) if 2**i < most)}))
 
 
 @dataclass(frozen=True)

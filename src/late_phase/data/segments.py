@@ -12,10 +12,10 @@ from late_phase.data.batches import Batches
 from late_phase.data.text import Vocabulary
 from late_phase.errors import UserError
 
-State = tuple[Tensor, ...]
+HiddenState = tuple[Tensor, ...]
 """The hidden state of a recurrent model, ``[layers, streams, ...]`` each; an LSTM's are h and c."""
 
-RecurrentModel = Callable[[Tensor, State | None], tuple[Tensor, State]]
+RecurrentModel = Callable[[Tensor, HiddenState | None], tuple[Tensor, HiddenState]]
 """Symbols ``[positions, streams]`` and the state before them, None for zero, to logits ``[positions, streams, symbols]`` and the
 state after them."""
 
@@ -61,7 +61,7 @@ class Segments(Batches):
         self.device = device
         self.positions = (len(content) - 1) // streams
         self._inputs, self._targets = side_by_side(content, streams, self.positions)
-        self._state: State | None = None
+        self._state: HiddenState | None = None
 
     def __len__(self) -> int:
         return -(-self.positions // self.length)
@@ -99,11 +99,11 @@ class Segments(Batches):
         self._state = None if state is None else tuple(part.to(self.device) for part in state)
 
 
-def checked(state: State, streams: int) -> State:
+def checked(state: HiddenState, streams: int) -> HiddenState:
     """The state.
 
     Raises:
-        TypeError: it isn't a :data:`State` of so many streams.
+        TypeError: it isn't a :data:`HiddenState` of so many streams.
     """
     if not isinstance(state, tuple) or any(part.dim() < 2 or part.shape[1] != streams for part in state):
         raise TypeError(

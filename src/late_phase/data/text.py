@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -88,15 +89,20 @@ class Vocabulary:
     def from_json(cls, text: str) -> Vocabulary:
         return cls(tuple(json.loads(text)["bytes"]))
 
+    @cached_property
+    def _table(self) -> Tensor:
+        """Byte -> symbol, -1 for none."""
+        table = torch.full((256,), -1)
+        table[list(self.known)] = torch.arange(len(self.known))
+        return table
+
     def encode(self, content: Tensor) -> Tensor:
         """Bytes uint8 -> symbols int64, of the same shape.
 
         Raises:
             ValueError: a byte is none of the vocabulary's.
         """
-        table = torch.full((256,), -1)
-        table[list(self.known)] = torch.arange(len(self.known))
-        symbols = table[content.long()]
+        symbols = self._table[content.long()]
         if (symbols < 0).any():
             byte = int(content[symbols < 0][0])
             raise ValueError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from late_phase.data.segments import RecurrentModel, State, checked, side_by_side
+from late_phase.data.segments import HiddenState, RecurrentModel, checked, side_by_side
 from late_phase.data.text import Text, Vocabulary
 from late_phase.evaluation.metrics import label_log_probs
 from late_phase.evaluation.predictors import Predictor
@@ -63,7 +63,7 @@ def bits_per_character(
 
     Raises:
         ValueError: there are fewer than two bytes, or a byte is none of the vocabulary's.
-        TypeError: a model's state isn't a :data:`late_phase.data.segments.State`.
+        TypeError: a model's state isn't a :data:`late_phase.data.segments.HiddenState`.
     """
     n = len(content) - 1
     if n < 1:
@@ -74,7 +74,7 @@ def bits_per_character(
     rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
     sums: list[Tensor] = []  # of each segment
 
-    def read(states: Sequence[State | None]) -> list[State] | None:
+    def read(states: Sequence[HiddenState | None]) -> list[HiddenState] | None:
         """The states at the end; None if before it all is as it was in the pass before."""
         for segment, (inputs, targets) in enumerate(zip(*(part.split(SEGMENT) for part in main), strict=True)):
             now, states = total_log_probs(predictor, inputs, targets, states, vocabulary, device)
@@ -93,11 +93,12 @@ def bits_per_character(
     if len(rest[0]):
         last = [tuple(part[:, -1:].contiguous() for part in state) for state in end]
         sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
+    # 0 - x: of a text of one byte it is 0, where -x would be -0.
     mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
     return Bits(mean, tuple(members))
 
 
-def same(one: Tensor, other: Tensor, states: Sequence[State]) -> bool:
+def same(one: Tensor, other: Tensor, states: Sequence[HiddenState]) -> bool:
     """Whether two passes give equal sums, but for the rounding that is left in sums of many numbers of the states' type."""
     tolerance = max(TOLERANCE, torch.finfo(states[0][0].dtype).eps / 100)
     return torch.allclose(one, other, atol=0, rtol=tolerance, equal_nan=True)
@@ -107,10 +108,10 @@ def total_log_probs(
     predictor: Predictor,
     inputs: Tensor,
     targets: Tensor,
-    states: Sequence[State | None],
+    states: Sequence[HiddenState | None],
     vocabulary: Vocabulary,
     device: torch.device,
-) -> tuple[Tensor, list[State]]:
+) -> tuple[Tensor, list[HiddenState]]:
     """Log-probabilities in nats, summed over positions and streams, float64: of the members' mean, then each member's own. And the
     members' states at the end.
 
@@ -132,7 +133,7 @@ def log_probs(logits: Tensor) -> Tensor:
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
 
 
-def handed_on(state: State) -> State:
+def handed_on(state: HiddenState) -> HiddenState:
     """States at the ends of streams, as those with which the next streams begin; the first one begins with zeros."""
     return tuple(torch.cat((torch.zeros_like(part[:, :1]), part[:, :-1]), 1) for part in state)
 

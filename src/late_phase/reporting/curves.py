@@ -28,19 +28,16 @@ QUANTITIES = {
 }
 
 
-def plot_curves(runs: Sequence[Run], folder: Path, suffixes: Sequence[str] = (".png",)) -> list[Path]:
-    """A picture ``<quantity><suffix>`` for each quantity that runs have measured; returns their paths."""
-    paths = []
+def plot_curves(runs: Sequence[Run], folder: Path) -> None:
+    """A picture ``<quantity>.png`` for each quantity that runs have measured."""
     for name, quantity in QUANTITIES.items():
         measured = [run for run in runs if run.history and quantity.column in run.history[0]]
         if measured:
-            paths += [folder / f"{name}{suffix}" for suffix in suffixes]
-            plot(measured, quantity, paths[-len(suffixes) :])
-    return paths
+            plot(measured, quantity, folder / f"{name}.png")
 
 
-def plot(runs: Sequence[Run], quantity: Quantity, paths: Sequence[Path]) -> None:
-    """A quantity of the single model against the epoch: mean and range over seeds, with T0 marked; to files of any format.
+def plot(runs: Sequence[Run], quantity: Quantity, path: Path) -> None:
+    """A quantity of the single model against the epoch: mean and range over seeds, with T0 marked.
 
     The first epochs would flatten the rest, so the axis ends at the value that nine tenths of the epochs reach.
     """
@@ -78,6 +75,5 @@ def plot(runs: Sequence[Run], quantity: Quantity, paths: Sequence[Path]) -> None
     axes.set_ylabel(quantity.label)
     figure.legend(loc="outside upper center", ncols=columns)
     axes.grid(alpha=0.3)
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -165,5 +165,5 @@ def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str
     row: dict[str, float | None] = dict.fromkeys(setup.task.measured())
     if model is not None:
         with setup.autocast():
-            row |= setup.task.measure(model, setup.device)
+            row |= setup.task.measure(model)
     return {f"{prefix}{name}": value for name, value in row.items()}

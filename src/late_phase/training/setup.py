@@ -125,7 +125,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     model = prepare(config, task.model(config.architecture, config.architecture.weights))
     task.check(config, model)
     late = build_late_phase(config, model.to(device))
-    batches = task.batches(config, device)
+    batches = task.batches(config)
     check_members(config, len(batches))
     swag = {"rank": config.averaging.rank} if isinstance(config.averaging, SWAGConfig) else {}
     return Setup(config, device, task, batches, late, averaging.build(config.averaging.name, **swag))

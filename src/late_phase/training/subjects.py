@@ -108,7 +108,6 @@ def subject_of_run(
     folder = files.path / "evaluation"
     return task.subject(
         own=files.predictions if dataset.train is not None else folder / dataset.name,
-        device=device,
         folder=folder,
         source=config.dataset.name,
         predictors=found,
@@ -213,7 +212,6 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     settings = json.dumps(asdict(replace(architecture, weights=None)), sort_keys=True)
     subject = task.subject(
         own=folder / dataset.name,
-        device=device,
         folder=folder,
         source=config.dataset.name,
         predictors=found,

@@ -83,7 +83,7 @@ class ImageTask:
                 "choose another batch_size, or a dataset.subset."
             )
 
-    def batches(self, config: TrainConfig, device: torch.device) -> Batches:
+    def batches(self, config: TrainConfig) -> Batches:
         settings, train = config.dataset, self.dataset.training_images()
         augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
         how = (config.batch_size, config.seed, config.architecture.channels_last)
@@ -99,7 +99,7 @@ class ImageTask:
         """Names of what :meth:`measure` measures."""
         return [f"{split}_{name}" for split in self.dataset.held_out() for name in ("nll_nats", "accuracy")]
 
-    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+    def measure(self, model: nn.Module) -> dict[str, float]:
         """``<split>_nll_nats`` and ``<split>_accuracy`` of the images held out."""
         row, splits = {}, self.dataset.held_out()
         for split, members in predict(predictor_of(model), splits, self.encoding).items():
@@ -108,8 +108,8 @@ class ImageTask:
             row[f"{split}_accuracy"] = accuracy(log_probs, labels)
         return row
 
-    def subject(self, own: Path, device: torch.device, **parts: Any) -> Subject:
-        return Subject(dataset=self.dataset, own=own, normalization=self.encoding, **parts)
+    def subject(self, **parts: Any) -> Subject:
+        return Subject(dataset=self.dataset, normalization=self.encoding, **parts)
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,12 @@ class TextTask:
     Attributes:
         dataset: the text, which stays on the CPU, where it may be mapped into memory.
         encoding: the bytes that the model knows.
+        device: where minibatches are wanted.
     """
 
     dataset: Text
     encoding: Vocabulary
+    device: torch.device
 
     def model(self, config: ArchitectureConfig, weights: str | None = None) -> nn.Module:
         what = f"architecture={config.name} with dataset={self.dataset.name}"
@@ -150,20 +152,20 @@ class TextTask:
                 f"and {self.dataset.name} has {there}: choose smaller ones, or a longer text."
             )
 
-    def batches(self, config: TrainConfig, device: torch.device) -> Batches:
+    def batches(self, config: TrainConfig) -> Batches:
         settings = config.dataset
-        how = (config.batch_size, settings.sequence_length, settings.carry_state, device)
+        how = (config.batch_size, settings.sequence_length, settings.carry_state, self.device)
         return Segments(self.dataset.train, self.encoding, *how, self.dataset.sha256)
 
     def measured(self) -> list[str]:
         return [f"{part}_bpc" for part in self.dataset.held_out()]
 
-    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+    def measure(self, model: nn.Module) -> dict[str, float]:
         """``<part>_bpc`` of the parts held out."""
-        return text.measure({"single": predictor_of(model)}, self.dataset.held_out(), self.encoding, device)["single"]
+        return text.measure({"single": predictor_of(model)}, self.dataset.held_out(), self.encoding, self.device)["single"]
 
-    def subject(self, own: Path, device: torch.device, **parts: Any) -> TextSubject:
-        return TextSubject(dataset=self.dataset, own=own, vocabulary=self.encoding, device=device, **parts)
+    def subject(self, **parts: Any) -> TextSubject:
+        return TextSubject(dataset=self.dataset, vocabulary=self.encoding, device=self.device, **parts)
 
 
 Task = ImageTask | TextTask
@@ -177,7 +179,7 @@ def build_task(config: DatasetConfig, device: torch.device) -> Task:
 
 def task_of(dataset: Dataset | Text, encoding: Normalization | Vocabulary, device: torch.device) -> Task:
     if isinstance(dataset, Text):
-        return TextTask(dataset, encoding)
+        return TextTask(dataset, encoding, device)
     return ImageTask(dataset.to(device), encoding)
 
 
