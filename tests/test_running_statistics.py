@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from models import Nested, plain
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -83,8 +84,7 @@ def test_weights_gradients_momenta_and_modes_are_left_alone():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.BatchNorm2d(4, momentum=None), nn.Dropout(0.5)
     ).double()
-    model[1].eval()
-    model[3].train()
+    model[0].eval()
     before, modes = state(model), [module.training for module in model.modules()]
     recompute_running_statistics(model, batches(4, 3))
     assert (model[1].momentum, model[2].momentum) == (0.3, None)
@@ -222,6 +222,114 @@ def test_folding_by_hand():
     expected = {"weight": 1.5, "bias": -3.5, "running_mean": 0, "running_var": 1}
     folded = fold(nn.BatchNorm1d(1, eps=0.0), values)
     assert {name: value.item() for name, value in folded.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("pack", "forward"),
+    [
+        (lambda x: {"pixels": x, "label": 0, "id": 1}, lambda model, batch: {"logits": model(batch["pixels"])}),
+        (lambda x: ((x,), "labels"), lambda model, batch: model(*batch[0])),
+        (lambda x: x.numpy(), lambda model, batch: model(torch.from_numpy(batch))),
+    ],
+    ids=["dict", "nested", "numpy"],
+)
+def test_examples_are_counted_whatever_a_batch_is(pack, forward):
+    """Two examples are 1 and six are 0: 0.25 by examples, 0.5 if each batch counted the same, as the number of its keys does."""
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    some = [torch.ones(2, 1), torch.zeros(6, 1)]
+    recompute_running_statistics(model, [pack(x) for x in some], forward)
+    assert model[0].running_mean.item() == 0.25
+
+
+@pytest.mark.parametrize("container", [dict, tuple])
+def test_a_model_that_takes_containers_needs_no_forward(container):
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, x: dict | tuple) -> dict[str, Tensor]:
+            return {"logits": self.norm(x["pixels"] if isinstance(x, dict) else x[0])}
+
+    some = [torch.ones(2, 1), torch.zeros(6, 1)]
+    model = Takes()
+    recompute_running_statistics(model, [{"pixels": x, "mask": 1} if container is dict else ((x,), "labels") for x in some])
+    assert model.norm.running_mean.item() == 0.25
+
+
+def test_a_layer_that_is_used_twice_sees_the_values_of_both():
+    norm = nn.BatchNorm1d(1)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.norm(x), self.norm(x[:2] + 4)])
+
+    recompute_running_statistics(Twice(), [torch.zeros(6, 1), torch.zeros(6, 1)])
+    torch.testing.assert_close(norm.running_mean, torch.tensor([2 * 2 * 4 / 16]))
+
+
+def test_layers_that_a_pass_does_not_reach_keep_their_statistics():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main, self.auxiliary = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.main(x) + (self.auxiliary(x) if self.training else 0)
+
+    model = Branches()
+    model.auxiliary.running_mean.fill_(7)
+    recompute_running_statistics(model, [torch.ones(4, 1)])
+    assert (model.main.running_mean.item(), model.auxiliary.running_mean.item()) == (1, 7)
+    with pytest.raises(ValueError, match="batches that reach no BatchNorm"):
+        recompute_running_statistics(model, [torch.ones(4, 1)], forward=lambda model, x: x)
+    assert model.main.running_mean.item() == 1
+
+
+def frozen_by_mode(model):
+    model[0].eval()
+
+
+def frozen_by_parent(model):
+    model.train()
+    model[0].eval().requires_grad_(False)
+
+
+def frozen_in_a_model_in_eval_mode(model):
+    model[0].requires_grad_(False)
+    model.eval()
+
+
+@pytest.mark.parametrize("freeze", [frozen_by_mode, frozen_by_parent, frozen_in_a_model_in_eval_mode])
+def test_frozen_layers_keep_their_statistics(freeze):
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1))
+    model[0].running_mean.fill_(7)
+    freeze(model)
+    recompute_running_statistics(model, [torch.ones(4, 1)])
+    assert model[0].running_mean.item() == 7
+    assert model[1].running_mean.item() != 0 and model[1].num_batches_tracked == 1
+
+
+def test_scales_may_be_frozen_while_statistics_are_not():
+    model = nn.Sequential(nn.BatchNorm1d(1)).train()
+    model[0].requires_grad_(False)
+    recompute_running_statistics(model, [torch.ones(4, 1)])
+    assert model[0].running_mean.item() == 1
+
+
+def test_constants_that_look_like_running_statistics_stay():
+    """torchvision's FrozenBatchNorm2d, which has no momentum and needs no gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(torchvision.ops.FrozenBatchNorm2d(3), nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    before = state(model[0])
+    recompute_running_statistics(model, [torch.randn(4, 3, 2, 2)])
+    assert all(torch.equal(before[name], value) for name, value in model[0].state_dict().items())
+    assert model[2].running_mean.abs().sum() > 0
+    recompute_running_statistics(model[:1], [])  # nothing to estimate
 
 
 def test_empty_batches_leave_statistics():

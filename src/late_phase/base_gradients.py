@@ -21,6 +21,11 @@ class BaseGradients:
         self.gamma_theta = gamma_theta
         self.sums: list[Tensor | None] = [None] * len(self.theta)
 
+    @property
+    def released(self) -> bool:
+        """Whether θ has a gradient to move along."""
+        return any(parameter.grad is not None for parameter in self.theta)
+
     def accumulate(self) -> None:
         """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
         sums, gradients = [], []

@@ -36,37 +36,6 @@ class Phi:
             live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
         return live
 
-    def split_groups(self, optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict[int, dict[str, Any]]:
-        """Moves φ into parameter groups of its own, which ``options`` are for; they have those of the others as yet.
-
-        Returns:
-            Index of each such group -> the options that are for it: all but those that the group's entry ``fixed`` names.
-
-        Raises:
-            ValueError: an unknown option, or a scheduler that knows the present groups.
-        """
-        phi = set(self.parameters.values())
-        for key in options:
-            if key not in optimizer.defaults or key == "params":
-                raise ValueError(
-                    f"phi_options has {key!r}, which is no option of {type(optimizer).__name__}: choose from its arguments."
-                )
-        if any("initial_lr" in group for group in optimizer.param_groups):
-            raise ValueError(
-                "phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it."
-            )
-        for group in list(optimizer.param_groups):
-            late = [parameter for parameter in group["params"] if parameter in phi]
-            if late:
-                group["params"] = [parameter for parameter in group["params"] if parameter not in phi]
-                optimizer.param_groups.append({**group, "params": late})
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        return {
-            index: {key: value for key, value in options.items() if key not in group.get("fixed", ())}
-            for index, group in enumerate(optimizer.param_groups)
-            if group["params"][0] in phi
-        }
-
 
 class Members:
     """Φ stacked as ``[K, ...]``, K optimizer states, and the index of the member that is in the live model.
@@ -168,4 +137,4 @@ class Members:
 
 def _mean(values: Tensor) -> Tensor:
     """Mean over members; of a count, such as ``num_batches_tracked``, the largest."""
-    return values.mean(0) if values.is_floating_point() else values.amax(0)
+    return values.mean(0) if values.is_floating_point() or values.is_complex() else values.amax(0)

@@ -9,7 +9,9 @@ inner step one of them is copied into the live model, after it the member's new 
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 
 from late_phase.base_gradients import BaseGradients
 from late_phase.members import Members, Phi
+from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
+from late_phase.supported_optimizers import HARMLESS, Closure, HiddenState, refuse_unsupported
 
 RUNNING_STATISTICS = ("mean", "folded", "recompute")
 """Where the running statistics of the single model come from, see :meth:`LatePhase.average`."""
@@ -29,30 +33,34 @@ RUNNING_STATISTICS = ("mean", "folded", "recompute")
 class LatePhase(torch.optim.Optimizer):
     """Wraps a model and its optimizer; use it in the optimizer's place.
 
-    One optimizer serves both U_θ and U_φ. In an inner step only φ has a gradient, so only φ moves; in the last one of an iteration
-    θ has γ_θ Σ_k Δθ_k as its gradient and moves as well. Parameters without a gradient are skipped by torch's optimizers. The
-    optimizer's state for φ (momentum, Adam's moments) is exchanged together with the members, so that each member has its own.
+    One optimizer serves both as U_θ and as U_φ. It sees the parameters of one owner at a time: in each inner step φ, with member
+    k's own optimizer state (momentum, Adam's moments, counts of steps); at the end of an iteration θ, whose gradient is
+    γ_θ Σ_k Δθ_k.
 
     Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
 
     Learning-rate schedulers, ``GradScaler`` (``scaler.step(late)``) and gradient clipping work as with the optimizer itself;
     ``p.grad`` is always the gradient of the present minibatch. ``step()`` also clears the gradients; but a ``GradScaler``
-    leaves out the step of a minibatch that overflows, so with one call ``zero_grad()`` as always.
+    leaves out the step of a minibatch that overflows, so with one call ``zero_grad()`` as always. A schedule-free optimizer's
+    ``train()`` and ``eval()`` convert θ and all members; call ``eval()`` before ``average()``. Other methods of an optimizer are
+    not passed on, as they could move weights of the live member only.
 
     Args:
         model: any module. Wrappers made by ``torch.compile`` and DistributedDataParallel are looked through.
-        optimizer: an optimizer of the model's parameters.
+        optimizer: an optimizer of the model's parameters. It takes one gradient a step, and keeps its state by parameter, or as
+            plain entries of its parameter groups.
         select: which parameters are late-phase weights.
         K: number of members.
         sigma0: σ0, amplitude of the initialization noise of Eq. 2, relative to each tensor's root mean square.
         gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices. With 0 the base weights are
             frozen at ``spawn()`` (Table 9): neither gradient nor momentum nor weight decay moves them.
         phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. A parameter group
-            keeps its own value of an option that its entry ``fixed`` names. φ then has parameter groups of its own, so build
-            ``LatePhase`` before any learning-rate scheduler.
+            keeps its own value of an option that its entry ``fixed`` names. φ then has parameter groups of its own, the last ones,
+            so build ``LatePhase`` before any learning-rate scheduler. A learning rate is what φ has where a scheduler's factor is
+            1; it is in φ's groups from the beginning, and used from ``spawn()`` on.
 
     Raises:
-        TypeError: ``optimizer`` or ``select`` is of another type.
+        TypeError: ``optimizer`` or ``select`` is of another kind.
         ValueError: K < 1, σ0 < 0, γ_θ < 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
             parameter that the optimizer doesn't have.
     """
@@ -68,13 +76,10 @@ class LatePhase(torch.optim.Optimizer):
         phi_options: dict[str, Any] | None = None,
     ) -> None:
         # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer is a {type(optimizer).__name__}: pass a torch optimizer of the model's parameters.")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError("optimizer is an LBFGS, which takes several gradients a step: pass one that takes one.")
+        refuse_unsupported(optimizer)
         if not isinstance(select, Selection):
             raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
-        if not (isinstance(K, int) and K >= 1):
+        if isinstance(K, bool) or not hasattr(K, "__index__") or operator.index(K) < 1:
             raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
         if not 0 <= sigma0 < float("inf"):
             raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
@@ -83,8 +88,8 @@ class LatePhase(torch.optim.Optimizer):
 
         self.model = _unwrap(model)
         self.optimizer = optimizer
-        self.K = K
-        self.sigma0 = sigma0
+        self.K = operator.index(K)
+        self.sigma0 = float(sigma0)
 
         self._phi = Phi(self.model, select.names(self.model))
         phi = set(self._phi.parameters.values())
@@ -92,13 +97,12 @@ class LatePhase(torch.optim.Optimizer):
         for name, parameter in self._phi.parameters.items():
             if parameter not in optimized:
                 raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
-        # Index of a parameter group -> options; the groups themselves are replaced by Optimizer.load_state_dict.
-        self._phi_options = self._phi.split_groups(optimizer, phi_options) if phi_options else {}
-        theta = [p for group in optimizer.param_groups for p in group["params"] if p not in phi]
-        self._base_gradients = BaseGradients(theta, gamma_theta)
+        self._groups = ParameterGroups(optimizer, phi, phi_options or {})
+        self._base_gradients = BaseGradients(self._groups.parameters(THETA), float(gamma_theta))
 
         self._members: Members | None = None
         self._entered = 0  # depth of member() blocks
+        self._tried = False  # whether the optimizer has been seen to make a step
 
     # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
@@ -118,7 +122,17 @@ class LatePhase(torch.optim.Optimizer):
         return self.optimizer.defaults
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.optimizer, name)
+        optimizer = self.__dict__.get("optimizer")
+        if name in HARMLESS:
+            return getattr(optimizer, name)
+        if not hasattr(optimizer, name) or name.startswith("_"):
+            raise AttributeError(f"LatePhase has no {name!r}, nor has its optimizer.")
+        if name in ("train", "eval"):
+            return functools.partial(self._convert, name)
+        raise AttributeError(
+            f"LatePhase doesn't pass on {name!r} of {type(optimizer).__name__}, which could move weights of the live member only: "
+            "train with step(), or read it from late.optimizer."
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("LatePhase can't be copied or pickled, as it belongs to its model: use state_dict() and load_state_dict().")
@@ -192,8 +206,7 @@ class LatePhase(torch.optim.Optimizer):
         """
         if self.spawned:
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
-        for index, options in self._phi_options.items():
-            self.param_groups[index].update(options)
+        self._groups.spawn()
         self._members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
 
     @torch.no_grad()
@@ -207,28 +220,70 @@ class LatePhase(torch.optim.Optimizer):
             closure: evaluates the loss once, with gradients, before the step; its value is returned.
 
         Raises:
-            RuntimeError: there is no gradient, or a ``member()`` block is open.
+            RuntimeError: there is no gradient, or a ``member()`` block is open, or the optimizer takes several gradients.
+            TypeError: the optimizer keeps a state that members can't have each for itself, which shows at the first step.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         if self._entered:
             raise RuntimeError("step() was called inside of a member() block: leave the block first.")
+        evaluate = None
+        if closure is None:
+            self._collect_gradients()
+        else:
+            parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+            evaluate = Closure(closure, parameters, self._collect_gradients)
+        hidden = None if self._tried else HiddenState(self.optimizer)
+        if self._members is None:
+            with self._groups.before_spawn():
+                self.optimizer.step(evaluate)
+        else:
+            self._inner_step(self._members, evaluate)
+        if evaluate is not None and not evaluate.evaluated:
+            raise RuntimeError("the optimizer does not evaluate the closure: call backward() before step() instead.")
+        if hidden is not None:
+            hidden.refuse()
+            self._tried = True
+        self.optimizer.zero_grad()
+        return None if evaluate is None else evaluate.loss
+
+    def _inner_step(self, members: Members, evaluate: Closure | None) -> None:
+        k = members.entered
+        if self._phi.parameters:
+            with self._groups.of(k):
+                self.optimizer.step(evaluate)
+        elif evaluate is not None:
+            evaluate()
+        if k == self.K - 1 and self._base_gradients.released:
+            with self._groups.of(THETA):
+                self.optimizer.step()
+        members.enter((k + 1) % self.K)
+
+    def _collect_gradients(self) -> None:
+        """Takes the gradients of θ away, or, at the last member of an iteration, gives θ those of all members."""
         if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
-        if not self.spawned:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            return loss
+        if self._members is not None:
+            self._base_gradients.accumulate()
+            if self._members.entered == self.K - 1:
+                self._base_gradients.release()
 
-        self._base_gradients.accumulate()
-        if self._members.entered == self.K - 1:
-            self._base_gradients.release()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._members.enter((self._members.entered + 1) % self.K)
-        return loss
+    @torch.no_grad()
+    def _convert(self, method: str) -> None:
+        """A schedule-free optimizer's ``train()`` or ``eval()``, for θ and all members."""
+        convert, hidden = getattr(self.optimizer, method), HiddenState(self.optimizer)
+        if self._members is None:
+            convert()
+        else:
+            entered = self._members.entered
+            for k in range(self.K):
+                self._members.enter(k)
+                with self._groups.of(k):
+                    convert()
+            self._members.enter(entered)
+            with self._groups.of(THETA):
+                convert()
+            for group in self.param_groups:
+                group["train_mode"] = method == "train"
+        hidden.refuse()
 
     @contextmanager
     def member(self, k: int) -> Iterator[nn.Module]:
@@ -262,6 +317,7 @@ class LatePhase(torch.optim.Optimizer):
         """
         if running_statistics not in ("mean", "folded"):
             raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
+        self._refuse_train_mode("averaging")
         averages: dict[int, Tensor] = {}
         if self.spawned:
             self._members.store()
@@ -270,7 +326,12 @@ class LatePhase(torch.optim.Optimizer):
         copies = {id(value): averages.get(id(value), value.detach()).clone() for value in state.values()}  # a tied one once
         return {name: copies[id(value)] for name, value in state.items()}
 
-    def average(self, running_statistics: str = "mean", batches: Iterable | None = None) -> nn.Module:
+    def average(
+        self,
+        running_statistics: str = "mean",
+        batches: Iterable | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> nn.Module:
         """The single model: a plain copy of the model at θ and the mean over k of φ_k (Eq. 1). The live model is left as it is.
 
         Args:
@@ -278,19 +339,21 @@ class LatePhase(torch.optim.Optimizer):
                 ``recompute``: a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded``: each BatchNorm layer
                 is the mean of the members' layers in eval mode, exactly, see :func:`late_phase.running_statistics.fold`.
             batches: training batches, for ``recompute`` only.
+            forward: runs the model on a batch, for ``recompute`` only.
 
         Raises:
             ValueError: another choice, or ``recompute`` without batches.
-            RuntimeError: the model can't be copied.
+            RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
         """
         if running_statistics not in RUNNING_STATISTICS:
             raise ValueError(
                 f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
             )
-        if (running_statistics == "recompute") != (batches is not None):
+        if (running_statistics == "recompute") != (batches is not None) or (forward is not None and batches is None):
+            given = "given" if batches is not None else None
             raise ValueError(
-                f"running_statistics={running_statistics!r} with batches={'given' if batches is not None else None}: "
-                "training batches go with running_statistics='recompute', and only with it."
+                f"running_statistics={running_statistics!r} with batches={given}, forward={'given' if forward else None}: "
+                "training batches, and forward, go with running_statistics='recompute', and only with it."
             )
         try:
             single = copy.deepcopy(self.model)
@@ -298,24 +361,38 @@ class LatePhase(torch.optim.Optimizer):
             raise RuntimeError(f"the model can't be copied ({error}): load averaged_state_dict() into a new one.") from error
         single.load_state_dict(self.averaged_state_dict("folded" if running_statistics == "folded" else "mean"))
         if batches is not None:
-            recompute_running_statistics(single, batches)
+            recompute_running_statistics(single, batches, forward)
         return single
 
     @torch.no_grad()
-    def ensemble(self, *inputs: Any) -> Tensor:
+    def ensemble(self, *inputs: Any, forward: Callable[..., Tensor] | None = None) -> Tensor:
         """Log-probabilities ``[examples, classes]`` of the mean of the members' predictive distributions, in eval mode.
 
-        The model's output is taken as logits ``[examples, classes]``.
+        Args:
+            inputs: what the model takes.
+            forward: gives the logits ``[examples, classes]`` by ``forward(model, *inputs)``, where the model's own output is
+                something else, or where it takes keywords.
 
         Raises:
-            RuntimeError: there are no members yet.
+            RuntimeError: there are no members yet, or the optimizer is schedule-free and in train mode.
+            TypeError: the output is no tensor.
         """
+        self._refuse_train_mode("ensemble()")
         log_probs = []
         with evaluation_mode(self.model):
             for k in range(self.K):
                 with self.member(k) as model:
-                    log_probs.append(model(*inputs).log_softmax(-1))
+                    logits = model(*inputs) if forward is None else forward(model, *inputs)
+                if not isinstance(logits, Tensor):
+                    raise TypeError(
+                        f"ensemble() takes logits, not a {type(logits).__name__}: pass forward=, a function of model and inputs."
+                    )
+                log_probs.append(logits.log_softmax(-1))
         return ensemble_log_probs(torch.stack(log_probs))
+
+    def _refuse_train_mode(self, what: str) -> None:
+        if any(group.get("train_mode") for group in self.param_groups):
+            raise RuntimeError(f"{what} was called in the schedule-free optimizer's train mode: call late.eval() first.")
 
     # State.
 
@@ -331,6 +408,7 @@ class LatePhase(torch.optim.Optimizer):
             "member_states": [list(state.values()) for state in self._members.states] if self.spawned else None,
             "optimizer": self.optimizer.state_dict(),
             "theta_gradients": list(self._base_gradients.sums),
+            "groups": self._groups.state_dict(),
         }
 
     @torch.no_grad()
@@ -372,6 +450,7 @@ class LatePhase(torch.optim.Optimizer):
         if self.spawned:
             self._members.load(state_dict["member"])
         self._base_gradients.load(state_dict["theta_gradients"])
+        self._groups.load_state_dict(state_dict.get("groups", {}))  # the first checkpoints had none
 
 
 def ensemble_log_probs(log_probs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,36 @@ from late_phase.weights import load
 
 
 def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> layer for all layers that track running statistics, recognised by their buffers so that a user's own class counts."""
+    """Name -> layer for all layers that estimate running statistics in training, as torch's BatchNorm layers do.
+
+    Recognised by what they have, so that a user's own class counts. torchvision's FrozenBatchNorm2d has such buffers, but as
+    constants.
+    """
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "running_mean", None), Tensor) and isinstance(getattr(module, "running_var", None), Tensor)
+        if isinstance(getattr(module, "running_mean", None), Tensor)
+        and isinstance(getattr(module, "running_var", None), Tensor)
+        and hasattr(module, "momentum")
     }
 
 
+def live_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers among them whose statistics training changes: those that the user hasn't frozen.
+
+    In a model in training mode a layer in eval mode is frozen. In a model in eval mode the modes don't tell; there a layer is
+    frozen whose scales and shifts need no gradient.
+    """
+
+    def frozen(layer: nn.Module) -> bool:
+        own = list(layer.parameters(recurse=False))
+        return not layer.training if model.training else bool(own) and not any(parameter.requires_grad for parameter in own)
+
+    return [layer for layer in normalization_layers(model).values() if not frozen(layer)]
+
+
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Full name -> buffer for all buffers of these layers: running means and variances, and counts of minibatches."""
+    """Full name -> buffer for all buffers of normalization layers: running means and variances, and counts of minibatches."""
     layers = normalization_layers(model).items()
     named = ((prefix, name, value) for prefix, layer in layers for name, value in layer.named_buffers(recurse=False))
     return {f"{prefix}.{name}" if prefix else name: value for prefix, name, value in named}
@@ -44,42 +65,60 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def recompute_running_statistics(model: nn.Module, batches: Iterable) -> None:
-    """Re-estimate the running statistics of all BatchNorm layers by a pass over ``batches`` (Appendix A), in place.
+def recompute_running_statistics(
+    model: nn.Module, batches: Iterable, forward: Callable[[nn.Module, Any], Any] | None = None
+) -> None:
+    """Re-estimate the running statistics of BatchNorm layers by a pass over ``batches`` (Appendix A), in place.
 
-    Each example counts the same: a batch of b examples after n others is mixed in with weight b / (n + b), whereas
-    ``torch.optim.swa_utils.update_bn`` gives a short last batch the weight of a full one. Everything but BatchNorm is in eval mode,
-    so dropout is off.
+    Each example counts the same: a layer mixes in what it gets with the weight n / (n + the number before), n being the number of
+    values of each channel, whereas ``torch.optim.swa_utils.update_bn`` gives a short last batch the weight of a full one.
+    Everything but BatchNorm is in eval mode, so dropout is off. Layers that the user has frozen (:func:`live_layers`), and layers
+    that the pass doesn't reach, keep their statistics.
 
     Args:
-        batches: tensors ``[examples, ...]``, or tuples or lists whose first entry is that tensor.
+        batches: what the model takes as its only argument, or tuples or lists whose first entry is that.
+        forward: runs the model on a batch by ``forward(model, batch)``, where that is not enough, as with keywords.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch, or the pass reaches no layer.
     """
-    layers = normalization_layers(model).values()
+    layers = live_layers(model)
     if not layers:
         return
+    seen: dict[nn.Module, int] = {}
+
+    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if layer not in seen:
+            layer.running_mean.zero_()
+            layer.running_var.fill_(1)
+            if getattr(layer, "num_batches_tracked", None) is not None:
+                layer.num_batches_tracked.zero_()
+        n = inputs[0].numel() // layer.running_mean.numel()
+        seen[layer] = seen.get(layer, 0) + n
+        layer.momentum = n / seen[layer]
+
     momenta = [(layer, layer.momentum) for layer in layers]
-    seen = 0
-    with evaluation_mode(model):
-        for layer in layers:
-            layer.training = True  # train() would do the same to what is inside of the layer
-        try:
+    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    batch = None
+    try:
+        with evaluation_mode(model):
+            for layer in layers:
+                layer.training = True  # train() would do the same to what is inside of the layer
             for batch in batches:
-                inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-                if not seen:
-                    for layer in layers:
-                        layer.reset_running_stats()
-                seen += len(inputs)
-                for layer in layers:
-                    layer.momentum = len(inputs) / seen
-                model(inputs)
-        finally:
-            for layer, momentum in momenta:
-                layer.momentum = momentum
+                if forward is not None:
+                    forward(model, batch)
+                else:
+                    model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, momentum in momenta:
+            layer.momentum = momentum
     if not seen:
-        raise ValueError("running statistics can't be recomputed from no batches: pass training data.")
+        raise ValueError(
+            f"running statistics can't be recomputed from {'no batches' if batch is None else 'batches that reach no BatchNorm'}: "
+            "pass training data."
+        )
 
 
 def recompute_for_each(

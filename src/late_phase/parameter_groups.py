@@ -1,0 +1,212 @@
+"""An optimizer's parameter groups, as θ and each member see them: φ's own options, and what a step keeps in a group."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+THETA = -1
+"""The owner of the base weights; the other owners are the members, by their index."""
+
+LR_BOUNDS = ("initial_lr", "max_lr", "min_lr", "swa_lr")
+"""Learning rates that torch's schedulers write into a parameter group, to compute the present one from."""
+
+Group = dict[str, Any]
+
+
+class ParameterGroups:
+    """Shows an optimizer the parameters of one owner at a time: the base weights θ, or φ of one member.
+
+    So a single optimizer acts as one of its own for θ and for each member. What a step changes in a parameter group, such as a
+    count of steps, belongs to the owner that made the step.
+
+    Args:
+        optimizer: its groups are split into base and late-phase weights if there are ``options``. Late-phase weights come last.
+        phi: the late-phase weights.
+        options: options of the optimizer that φ gets at :meth:`spawn`. A group keeps its own value of an option that its entry
+            ``fixed`` names. ``lr`` is in φ's groups from the beginning, because schedulers start from what they find when they are
+            built; until :meth:`spawn` φ moves with the learning rate of the base weights all the same.
+
+    Raises:
+        ValueError: an unknown option, or a scheduler that knows the present groups.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, phi: Collection[nn.Parameter], options: dict[str, Any]) -> None:
+        self.optimizer = optimizer
+        # By the index of φ's group, as Optimizer.load_state_dict makes new groups: its options, the group of the base weights that
+        # it was split from, and how many times the learning rate of that group it has.
+        self._options: dict[int, dict[str, Any]] = {}
+        self._base: dict[int, int] = {}
+        self._lr_ratio: dict[int, float] = {}
+        if options:
+            self._split(phi, options)
+        self._shares = [(_share(group, phi, False), _share(group, phi, True)) for group in optimizer.param_groups]
+        self._sizes = [len(group["params"]) for group in optimizer.param_groups]
+        self._kept: dict[int, list[Group]] = {}  # owner -> for each group what its steps have changed
+        self._outer: dict[tuple[int, str], Any] = {}  # (index of a group, entry) -> the group's own value of what was changed
+        self._checks_lr = True
+
+    def parameters(self, owner: int) -> list[nn.Parameter]:
+        """The base weights, or φ of whichever member."""
+        return [parameter for share in self._shares for parameter in share[owner != THETA]["params"]]
+
+    def spawn(self) -> None:
+        """Gives φ its options."""
+        for index, options in self._options.items():
+            group = self.optimizer.param_groups[index]
+            group.update({key: value for key, value in options.items() if key != "lr"})
+            momentum = options.get("momentum", options.get("betas", [None])[0])
+            if momentum is not None and "max_momentum" in group:  # a scheduler moves it between these
+                group["max_momentum"] = group["base_momentum"] = momentum
+            if self._adopt_lr_bounds(index) and "max_lr" in group:
+                group["lr"] = group["lr"] * self._lr_ratio[index]
+
+    @contextmanager
+    def before_spawn(self) -> Iterator[None]:
+        """For a block, φ has the learning rate of the base weights."""
+        groups = self.optimizer.param_groups
+        lrs = {index: {"lr": groups[self._base[index]]["lr"]} for index in self._lr_ratio}
+        if not lrs:
+            yield
+            return
+        with self._showing({i: group | lrs.get(i, {}) for i, group in enumerate(groups) if group["params"]}) as changes:
+            yield
+        for index, changed in changes.items():
+            groups[index].update(changed)
+
+    @contextmanager
+    def of(self, owner: int) -> Iterator[None]:
+        """For a block after :meth:`spawn`, the optimizer has the parameters of ``owner`` only, and what its steps have kept.
+
+        Raises:
+            RuntimeError: the groups are others than at the beginning, or φ has lost its options.
+        """
+        groups = self.optimizer.param_groups
+        if [len(group["params"]) for group in groups] != self._sizes:
+            raise RuntimeError("the optimizer's parameter groups have changed since LatePhase was built: build LatePhase last.")
+        for index in self._options:
+            self._refuse_lost_options(index)
+        # What somebody has set in a group since holds for all owners.
+        for index, key in [place for place, value in self._outer.items() if not _same(groups[place[0]].get(place[1]), value)]:
+            del self._outer[index, key]
+            for kept in self._kept.values():
+                kept[index].pop(key, None)
+        own = self._kept.setdefault(owner, [{} for _ in groups])
+        shares = [share[owner != THETA] for share in self._shares]
+        views = {i: group | own[i] | shares[i] for i, group in enumerate(groups) if shares[i]["params"]}
+        with self._showing(views) as changes:
+            yield
+        for index, changed in changes.items():
+            own[index] |= changed
+            self._outer.update({(index, key): groups[index].get(key) for key in changed})
+        self._checks_lr = False
+
+    def state_dict(self) -> dict[int, list[Group]]:
+        """What steps have kept for each owner."""
+        return {owner: [dict(entries) for entries in kept] for owner, kept in self._kept.items()}
+
+    def load_state_dict(self, state: dict[int, list[Group]]) -> None:
+        """Restores :meth:`state_dict`, after the optimizer's own state was loaded."""
+        groups = self.optimizer.param_groups
+        self._kept = {owner: [dict(entries) for entries in kept] for owner, kept in state.items()}
+        places = {(index, key) for kept in self._kept.values() for index, own in enumerate(kept) for key in own}
+        self._outer = {(index, key): groups[index].get(key) for index, key in places}
+        self._checks_lr = False
+
+    @contextmanager
+    def _showing(self, views: dict[int, Group]) -> Iterator[dict[int, Group]]:
+        """For a block, these are the optimizer's groups, by their index; yields a dict that gets what the block changes in them."""
+        before = {index: dict(view) for index, view in views.items()}
+        groups, changes = self.optimizer.param_groups, {}
+        self.optimizer.param_groups = list(views.values())
+        try:
+            yield changes
+        finally:
+            self.optimizer.param_groups = groups
+        for index, view in views.items():
+            changes[index] = {key: value for key, value in view.items() if not _same(value, before[index].get(key))}
+
+    def _split(self, phi: Collection[nn.Parameter], options: dict[str, Any]) -> None:
+        """Moves φ into parameter groups of its own."""
+        groups = self.optimizer.param_groups
+        for key in options:
+            if key not in self.optimizer.defaults or key == "params":
+                raise ValueError(
+                    f"phi_options has {key!r}, which is no option of {type(self.optimizer).__name__}: choose from its arguments."
+                )
+        if any("initial_lr" in group for group in groups):
+            raise ValueError(
+                "phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it."
+            )
+        base: list[Group] = []
+        late: list[tuple[Group, dict[str, Any], int | None]] = []
+        for group in groups:
+            own = {key: value for key, value in options.items() if key not in group.get("fixed", ())}
+            rest, selected = _share(group, phi, False), _share(group, phi, True)
+            # Without base weights the group stays only where φ is to have its learning rate until T0.
+            stays = bool(rest["params"]) or "lr" in own
+            if selected["params"]:
+                late.append((copy.deepcopy(_entries(group)) | selected, own, len(base) if stays else None))
+            if stays:
+                base.append(group | rest)
+        groups[:] = base + [group for group, _, _ in late]
+        for index, (group, own, origin) in enumerate(late, len(base)):
+            self._options[index] = own
+            if origin is not None:
+                self._base[index] = origin
+            if "lr" in own:
+                if not float(group["lr"]) > 0:
+                    raise ValueError(
+                        f"phi_options has lr={own['lr']}, but the optimizer's own is {group['lr']}: give it the one to begin with."
+                    )
+                self._lr_ratio[index] = float(own["lr"]) / float(group["lr"])
+                group["lr"] = torch.full_like(group["lr"], own["lr"]) if isinstance(group["lr"], Tensor) else own["lr"]
+
+    def _adopt_lr_bounds(self, index: int) -> bool:
+        """Scales a scheduler's bounds that φ has in common with the base weights; whether there were any."""
+        if index not in self._lr_ratio:
+            return False
+        group, base = (self.optimizer.param_groups[i] for i in (index, self._base[index]))
+        common = [key for key in LR_BOUNDS if key in group and float(group[key]) == float(base[key])]
+        group.update({key: group[key] * self._lr_ratio[index] for key in common})
+        return bool(common)
+
+    def _refuse_lost_options(self, index: int) -> None:
+        """φ still has its options, and not what a scheduler or a loop sets for all groups alike."""
+        self._adopt_lr_bounds(index)
+        if index not in self._base:
+            return  # no base weights to be like
+        group, base = (self.optimizer.param_groups[i] for i in (index, self._base[index]))
+        for key, value in self._options[index].items():
+            if key == "lr":  # at the end of a schedule both may be its smallest one
+                lost = self._checks_lr and self._lr_ratio[index] != 1 and float(group[key]) == float(base[key]) != 0
+            else:
+                lost = not _same(group[key], value) and _same(group[key], base[key])
+            if lost:
+                raise RuntimeError(
+                    f"phi_options has {key}={value}, but {key}={group[key]} was set for late-phase and base weights alike: leave "
+                    "it out of phi_options, or set each of late.param_groups, of which those of late-phase weights come last."
+                )
+
+
+def _entries(group: Group) -> Group:
+    """All of a group but its parameters."""
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _share(group: Group, phi: Collection[nn.Parameter], late: bool) -> Group:
+    """The parameters of a group that are, or are not, late-phase weights, and their names if it has them."""
+    places = [i for i, parameter in enumerate(group["params"]) if (parameter in phi) == late]
+    lists: Sequence[str] = [key for key in ("params", "param_names") if key in group]
+    return {key: [group[key][i] for i in places] for key in lists}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b
+    return a is b or a == b

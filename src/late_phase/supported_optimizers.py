@@ -1,0 +1,119 @@
+"""Which optimizers can serve as U_θ and U_φ: those that take one gradient a step and keep what they know by parameter.
+
+Late-phase learning gives each member an optimizer state of its own. What an optimizer keeps in ``state[parameter]``, or as a plain
+entry of a parameter group, is exchanged together with the members. What it keeps elsewhere can't be, and the optimizer is refused.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What torch's optimizers and schedulers set: it is about how a step is made, not about what the steps before have seen.
+HARMLESS = {
+    *("defaults", "param_groups", "state", "step", "_opt_called", "_step_supports_amp_scaling", "_zero_grad_profile_name"),
+    *("_need_device_dtype_check_for_fused", "_warned_capturable_if_run_uncaptured"),
+    *(f"_optimizer_{what}_{when}_hooks" for what in ("step", "state_dict", "load_state_dict") for when in ("pre", "post")),
+}
+
+
+def refuse_unsupported(optimizer: Any) -> None:
+    """
+    Raises:
+        TypeError: it is no optimizer, or not one that takes one gradient a step.
+    """
+    name = f"optimizer is of type {type(optimizer).__name__}"
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"{name}: pass a torch optimizer of the model's parameters.")
+    if inner := [key for key, value in vars(optimizer).items() if isinstance(value, torch.optim.Optimizer)]:
+        raise TypeError(f"{name}, which works through another optimizer ({inner[0]}): pass one that makes its steps itself.")
+    arguments = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
+    if any(a.default is a.empty and a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in arguments):
+        raise TypeError(f"{name}, whose step() computes gradients by a closure: pass one that takes one gradient a step.")
+
+
+class HiddenState:
+    """Notices whether a step changes what can't be exchanged with the members: made before the step, asked after it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._before = self._marks()
+
+    def refuse(self) -> None:
+        """
+        Raises:
+            TypeError: the step has changed more than parameters, their states, and plain entries of parameter groups.
+        """
+        parameters = {parameter for group in self.optimizer.param_groups for parameter in group["params"]}
+        changed = [place for place, mark in self._marks().items() if self._before.get(place) != mark]
+        changed += [f"state[{key!r}]" for key in self.optimizer.state if not (isinstance(key, Tensor) and key in parameters)]
+        if changed:
+            raise TypeError(
+                f"optimizer is of type {type(self.optimizer).__name__}, which keeps {changed[0]} for all parameters together, so "
+                "members can't have their own: pass one that keeps its state by parameter."
+            )
+
+    def _marks(self) -> dict[str, Any]:
+        """Place -> something that changes if what is there does."""
+        groups = self.optimizer.param_groups
+        places = {key: value for key, value in vars(self.optimizer).items() if key not in HARMLESS}
+        for key in {key for group in groups for key in group}:
+            if tensors := [group[key] for group in groups if isinstance(group.get(key), Tensor)]:
+                places[f"the tensor {key!r} of a parameter group"] = tensors
+        parameters = {id(parameter) for group in groups for parameter in group["params"]}
+        return {place: _mark(value, parameters) for place, value in places.items()}
+
+
+def _mark(value: Any, ignored: set[int], depth: int = 4) -> Any:
+    """A value that differs from its earlier one if what it stands for has changed; parameters and modules are expected to."""
+    if id(value) in ignored or isinstance(value, nn.Module) or depth == 0:
+        return None
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if isinstance(value, dict):
+        return [(str(key), _mark(own, ignored, depth - 1)) for key, own in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [_mark(own, ignored, depth - 1) for own in value]
+    return _mark(vars(value), ignored, depth - 1) if hasattr(value, "__dict__") else repr(value)
+
+
+class Closure:
+    """A closure as an optimizer's ``step()`` gets it, which has to be evaluated once, before any weight moves.
+
+    Attributes:
+        evaluated: whether it was.
+        loss: its value.
+    """
+
+    def __init__(self, closure: Callable[[], Any], parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
+        """
+        Args:
+            then: called when the gradients are there.
+        """
+        self._closure, self._parameters, self._then = closure, parameters, then
+        self._versions = self._present_versions()
+        self.evaluated = False
+        self.loss: Any = None
+
+    def __call__(self) -> Any:
+        """
+        Raises:
+            RuntimeError: it is evaluated a second time, or weights have moved.
+        """
+        if self.evaluated or self._present_versions() != self._versions:
+            raise RuntimeError(
+                "the optimizer evaluates the closure more than once, or moves weights before: pass one that takes one gradient "
+                "a step."
+            )
+        self.evaluated = True
+        with torch.enable_grad():
+            self.loss = self._closure()
+        self._then()
+        return self.loss
+
+    def _present_versions(self) -> list[int]:
+        return [parameter._version for parameter in self._parameters]
