@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import models
+import numpy as np
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
 from models import SGD, assert_same, sgd, spawned, train
-from torch import nn
+from torch import Tensor, nn
 
 from late_phase import LatePhase, batchnorm, by_name, by_type, everything, head, nothing
 
@@ -153,6 +154,77 @@ def test_the_ensemble_is_the_mean_of_the_members_distributions():
     assert model[1].training and not model[5].training
 
 
+class Keywords(nn.Module):
+    """A model as Hugging Face's are: it takes keywords and returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = models.plain()
+
+    def forward(self, *, pixels: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        return {"logits": self.inner(pixels), "hidden": pixels}
+
+
+def test_models_with_keywords_and_dicts_are_run_by_forward():
+    torch.manual_seed(0)
+    model = Keywords()
+    twin = copy.deepcopy(model.inner)
+    batches = [{"pixels": x, "mask": None} for x, _ in models.minibatches(3)]
+
+    def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return model(**batch)["logits"]
+
+    late = LatePhase(model, sgd(model), batchnorm() + head(), 3, 0.3)
+    plain = LatePhase(twin, sgd(twin), batchnorm() + head(), 3, 0.3)
+    late.spawn(torch.Generator().manual_seed(0))
+    plain.spawn(torch.Generator().manual_seed(0))
+    assert torch.equal(late.ensemble(batches[0], forward=forward), plain.ensemble(batches[0]["pixels"]))
+    single = late.average("recompute", batches, forward)
+    assert_same(single.inner, plain.average("recompute", [batch["pixels"] for batch in batches]))
+    with pytest.raises(TypeError, match=r"ensemble\(\) takes logits, not a dict: pass forward="):
+        late.ensemble(batches[0], forward=lambda model, batch: model(**batch))
+    with pytest.raises(ValueError, match="go with"):
+        late.average(forward=forward)
+
+
+def test_complex_late_phase_weights_are_averaged():
+    class Phases(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.phase = nn.Parameter(torch.randn(4, dtype=torch.complex128))
+            self.scale = nn.Parameter(torch.ones(4, dtype=torch.float64))
+            self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.scale * (self.phase * x).abs()).sum()
+
+    torch.manual_seed(0)
+    model = Phases()
+    late = LatePhase(model, torch.optim.SGD(model.parameters(), lr=0.1), by_name("phase"), K=3, sigma0=0.5)
+    late.spawn()
+    for _ in range(4):
+        model(torch.ones(4)).backward()
+        late.step()
+    members = late.members["phase"]
+    assert members.dtype == torch.complex128 and not torch.equal(members[0], members[1]) and members.imag.abs().min() > 0
+    assert torch.equal(late.average().phase.detach(), (members[0] + members[1] + members[2]) / 3)
+
+
+@pytest.mark.parametrize("K", [np.int64(3), np.uint8(3), torch.tensor(3)], ids=lambda K: type(K).__name__)
+def test_numbers_of_other_libraries_are_numbers(K):
+    torch.manual_seed(0)
+    model = models.plain()
+    late = LatePhase(model, sgd(model), batchnorm(), K, sigma0=np.float32(0.5), gamma_theta=np.float64(0.5))
+    late.spawn()
+    train(model, late, models.minibatches(4))
+    with late.member(np.int64(2)):
+        pass
+    file = io.BytesIO()
+    torch.save(late.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["K"] == 3
+
+
 # --------------------------------------------------------------------------------------------------------------------- state
 
 
@@ -265,7 +337,8 @@ def test_misuse_is_one_sentence_with_the_cure():
 
     refused(ValueError, r"head\('fc'\) matches no parameter of Sequential: choose", model, optimizer, batchnorm() + head("fc"))
     refused(ValueError, r"by_type\(LSTM\) matches no parameter", model, optimizer, by_type(nn.LSTM))
-    refused(ValueError, "K=0 is not", model, optimizer, batchnorm(), K=0)
+    for K in (0, -1, 2.0, True, "3", None):
+        refused(ValueError, f"K={K} is not", model, optimizer, batchnorm(), K=K)
     refused(ValueError, "sigma0=-0.1 is not", model, optimizer, batchnorm(), sigma0=-0.1)
     refused(ValueError, "sigma0=nan is not", model, optimizer, batchnorm(), sigma0=float("nan"))
     refused(ValueError, "gamma_theta=-1 ", model, optimizer, batchnorm(), gamma_theta=-1)

@@ -83,6 +83,28 @@ def test_the_checkpoint_loads_without_running_code(undisturbed):
 
 
 @pytest.mark.parametrize(
+    ("file", "why"),
+    [
+        (
+            "checkpoint.pt",
+            r"is the checkpoint of a run, from which training goes on: choose the model",
+        ),
+        (
+            "checkpoint.previous.pt",
+            r"is the checkpoint of a run, from which training goes on: choose the model",
+        ),
+        ("members.safetensors", r"doesn't fit .*: choose \S+/model\.safetensors, or weights of the same architecture"),
+    ],
+)
+def test_only_the_single_model_of_a_run_is_taken_for_its_weights(undisturbed, file, why):
+    with pytest.raises(UserError, match=why):
+        build("lenet", 1, 10, weights=str(undisturbed / file))
+    for weights in (undisturbed, undisturbed / "model.safetensors"):
+        model = build("lenet", 1, 10, weights=str(weights))
+        assert torch.equal(model.conv1.weight, load_file(undisturbed / "model.safetensors")["conv1.weight"])
+
+
+@pytest.mark.parametrize(
     "place",
     [
         "step:5",  # before T0

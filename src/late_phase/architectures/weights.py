@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
 from late_phase.architectures import imagenet
+from late_phase.architectures.state_dicts import find_weights, unfinished
 from late_phase.errors import UserError, first_line
 
 
@@ -21,18 +22,19 @@ def load(model: nn.Module, name: str, weights: str) -> None:
     The last layer, if it is for another number of classes, is left as it is.
 
     Args:
-        weights: the name of torchvision's weights; a .safetensors file; another file, with a state dict that ``torch.save`` wrote,
-            as such or as ``state_dict`` or ``model`` in a dict; or the directory of a finished run.
+        weights: the name of torchvision's weights; a .safetensors file; another file that ``torch.save`` wrote, with a state dict
+            alone or within dicts, and with or without a prefix before all names, such as wrappers and Lightning's modules have; or
+            the directory of a finished run.
 
     Raises:
-        UserError: they are not to be had, or don't fit.
+        UserError: there are none, or several, or those of a training that is not over; or they don't fit.
     """
+    own = model.state_dict()
     entries = get_model_weights(name).__members__ if name in imagenet.NAMES else {}
-    state = _fetch(name, entries[weights]) if weights in entries else _read(name, weights, entries)
+    state = _fetch(name, entries[weights]) if weights in entries else _read(name, weights, entries, list(own))
     if name in imagenet.NAMES:
         state = {imagenet.current_key(key): value for key, value in state.items()}
 
-    own = model.state_dict()
     last = next(prefix for prefix, module in reversed(list(model.named_modules())) if isinstance(module, nn.Linear))
     head = [f"{last}.weight", f"{last}.bias"]
     if all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in head):
@@ -46,9 +48,10 @@ def load(model: nn.Module, name: str, weights: str) -> None:
         _some([f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}" for key in wrong], "of another shape"),
     ]
     if any(misfits):
+        single = Path(weights).expanduser().with_name("model.safetensors")  # beside the other files of weights that a run leaves
         raise UserError(
             f"architecture.weights={weights} doesn't fit architecture={name} as it is set ({'; '.join(filter(None, misfits))}): "
-            "choose weights of the same architecture with the same options."
+            f"choose {f'{single}, or ' if single.exists() else ''}weights of the same architecture with the same options."
         )
 
 
@@ -71,35 +74,39 @@ def _fetch(name: str, entry: WeightsEnum) -> dict[str, Tensor]:
         ) from error
 
 
-def _read(name: str, weights: str, names: Collection[str]) -> dict[str, Tensor]:
-    """What is in a file, ``names`` being those that would have done as well."""
+def _read(name: str, weights: str, entries: Collection[str], own: Sequence[str]) -> dict[str, Tensor]:
+    """What is in a file; ``entries`` would have done as well, and ``own`` are the names of the architecture's tensors."""
     cure = "choose a .safetensors file, or one that torch.save(model.state_dict(), FILE) wrote."
     path, of_run = Path(weights).expanduser(), False
     try:
         if of_run := path.is_dir():
             path /= "model.safetensors"
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         if of_run:
             absent = "no finished run, as it has no model.safetensors"
         else:
-            absent = f"neither a file nor one of torchvision's ({', '.join(names)})" if names else "no file"
+            absent = f"neither a file nor one of torchvision's ({', '.join(entries)})" if entries else "no file"
         raise UserError(
             f"architecture.weights={weights} of architecture={name} is {absent}: "
             "choose a file of weights, or the directory of a finished run."
         ) from error
     except Exception as error:  # what reading raises has no class in common
         raise _unreadable(weights, error, cure) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not (
-        isinstance(state, dict)
-        and state
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
-    ):
+    if why := unfinished(content):
+        raise UserError(
+            f"architecture.weights={weights} is {why}: choose the model.safetensors of the finished run, or the averaged model's "
+            "state_dict()."
+        )
+    found = find_weights(content, own)
+    if not found:
         raise UserError(f"architecture.weights={weights} holds no weights: {cure}")
-    return state
+    if len(found) > 1:
+        places = " and ".join(repr(f"{some.place}.{some.prefix}".strip(".")) for some in found[:3])
+        raise UserError(f"architecture.weights={weights} holds several weights of {name} ({places}): save one of them.")
+    if found[0].matches and (told := found[0].told()):
+        print(f"architecture.weights={weights}: weights taken {told}.", file=sys.stderr)
+    return found[0].state
 
 
 def _unreadable(weights: str, error: Exception, cure: str) -> UserError:
