@@ -140,6 +140,16 @@ class MovesFirst(Plain):
         return super().step(closure)
 
 
+class EvaluatesTwice(Plain):
+    """Moves along the sum of two gradients."""
+
+    def step(self, closure=None):
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        return super().step(closure)
+
+
 class IgnoresClosure(Plain):
     def step(self, closure=None):
         return super().step()

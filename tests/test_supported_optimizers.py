@@ -286,6 +286,7 @@ def test_with_a_closure_a_step_is_the_same(select):
     ("kind", "why"),
     [
         (optimizers.SharpnessAware, "more than once, or moves weights before"),
+        (optimizers.EvaluatesTwice, "more than once, or moves weights before"),
         (optimizers.MovesFirst, "more than once, or moves weights before"),
         (optimizers.IgnoresClosure, "does not evaluate the closure"),
     ],
