@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import models
+import numpy as np
 import pytest
 import torch
 from models import sgd, train
@@ -53,6 +54,10 @@ def sequences() -> nn.Sequential:
 
 @pytest.mark.parametrize("build", [models.plain, models.Nested, sequences])
 @pytest.mark.parametrize("init", ["normal", "sign"])
+def test_a_number_of_another_library_is_one():
+    assert BatchEnsemble(models.plain(), np.int64(2))(torch.zeros(3, 3, 8, 8)).shape == (6, 5)
+
+
 def test_each_member_is_a_model_with_explicit_weights(build, init):
     torch.manual_seed(0)
     plain = build().double().eval()
@@ -185,7 +190,8 @@ def test_misuse_is_one_sentence_with_the_cure():
         assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
         assert list(model.state_dict()) == before
 
-    refused("K=0 is not", models.plain(), 0)
+    for K in (0, 2.5, True):
+        refused(f"K={K} is not", models.plain(), K)
     refused("init='uniform' is unknown", models.plain(), 2, "uniform")
     refused(r"ReLU has no nn\.Linear or nn\.Conv2d", nn.ReLU(), 2)
     refused(

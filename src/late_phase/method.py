@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from late_phase.base_gradients import BaseGradients
-from late_phase.members import Members, Phi
+from late_phase.members import Members, Phi, number_of_members
 from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
@@ -77,10 +76,9 @@ class LatePhase(torch.optim.Optimizer):
     ) -> None:
         # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
         refuse_unsupported(optimizer)
+        K = number_of_members(K)
         if not isinstance(select, Selection):
             raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
-        if isinstance(K, bool) or not hasattr(K, "__index__") or operator.index(K) < 1:
-            raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
         if not 0 <= sigma0 < float("inf"):
             raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
         if not 0 <= gamma_theta < float("inf"):
@@ -88,7 +86,7 @@ class LatePhase(torch.optim.Optimizer):
 
         self.model = _unwrap(model)
         self.optimizer = optimizer
-        self.K = operator.index(K)
+        self.K = K
         self.sigma0 = float(sigma0)
 
         self._phi = Phi(self.model, select.names(self.model))

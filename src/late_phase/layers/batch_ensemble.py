@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from late_phase.layers.fold import refuse_shared
+from late_phase.members import number_of_members
 from late_phase.selection import Rule, Selection
 
 INITS = ("normal", "sign")
@@ -91,8 +92,7 @@ class BatchEnsemble(nn.Module):
 
     def __init__(self, model: nn.Module, K: int, init: str = "normal", generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not (isinstance(K, int) and K >= 1):
-            raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
+        K = number_of_members(K)
         if init not in INITS:
             raise ValueError(f"init={init!r} is unknown: choose one of {', '.join(INITS)}.")
         layers = []
