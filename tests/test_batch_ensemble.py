@@ -54,10 +54,6 @@ def sequences() -> nn.Sequential:
 
 @pytest.mark.parametrize("build", [models.plain, models.Nested, sequences])
 @pytest.mark.parametrize("init", ["normal", "sign"])
-def test_a_number_of_another_library_is_one():
-    assert BatchEnsemble(models.plain(), np.int64(2))(torch.zeros(3, 3, 8, 8)).shape == (6, 5)
-
-
 def test_each_member_is_a_model_with_explicit_weights(build, init):
     torch.manual_seed(0)
     plain = build().double().eval()
@@ -180,6 +176,10 @@ def test_autocast_and_channels_last_reach_the_next_layer():
         assert out.dtype == torch.bfloat16 and out.is_contiguous(memory_format=torch.channels_last)
         ensemble(x).float().sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in ensemble.parameters())
+
+
+def test_a_number_of_another_library_is_one():
+    assert BatchEnsemble(models.plain(), np.int64(2))(torch.zeros(3, 3, 8, 8)).shape == (6, 5)
 
 
 def test_misuse_is_one_sentence_with_the_cure():
