@@ -7,7 +7,7 @@ import torch
 from models import Nested, plain
 from torch import Tensor, nn
 
-from late_phase import batchnorm, by_name, by_predicate, by_type, head, nothing
+from late_phase import Selection, batchnorm, by_name, by_predicate, by_type, head, layernorm, nothing
 from late_phase.architectures import build
 
 NESTED = [
@@ -74,6 +74,64 @@ class Tied(nn.Module):
 def test_names_are_in_the_models_order(select, expected):
     assert [name for name, _ in Nested().named_parameters()] == NESTED
     assert select.names(Nested()) == expected
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ("scale", ["scale"]),
+        (["stem", "*.norm"], ["stem.weight", "stem.bias", *NORMS]),
+        ("type:BatchNorm2d", NORMS),
+        ("type:_BatchNorm", NORMS),
+        ("type:Conv*", [*NESTED[1:3], *NESTED[5:7], *NESTED[9:11]]),
+        (("type:Linear", "scale"), ["scale", *HEAD]),
+        ("type:Normed", NORMS),
+        (batchnorm(), NORMS),
+    ],
+)
+def test_strings_will_do(select, expected):
+    assert Selection.of(select).names(Nested()) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "close"),
+    [
+        ("stem.wieght", "did you mean stem.weight"),
+        ("clasifier", "did you mean classifier"),
+        ("type:BatchNrom2d", "did you mean BatchNorm2d? Or choose from the classes"),
+        ("type:LayerNorm", "choose from the classes of model.modules()."),
+        ("qwertz", "choose from the names"),
+    ],
+)
+def test_a_wrong_pattern_lists_names_close_to_it(pattern, close):
+    with pytest.raises(ValueError) as caught:
+        Selection.of(pattern).names(Nested())
+    assert f"by_name({pattern!r}) matches no parameter of Nested: {close}" in str(caught.value)
+
+
+def test_layernorm_is_all_that_normalizes_an_example_by_itself():
+    class LlamaRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+
+    class Own(nn.LayerNorm):
+        pass
+
+    layers = {
+        "layer": nn.LayerNorm(2),
+        "own": Own(2),
+        "no_shift": nn.LayerNorm(2, bias=False),
+        "rms": nn.RMSNorm(2),
+        "llama": LlamaRMSNorm(),
+        "batch": nn.BatchNorm1d(2),
+        "group": nn.GroupNorm(1, 2),
+        "linear": nn.Linear(2, 2),
+    }
+    expected = ["layer.weight", "layer.bias", "own.weight", "own.bias", "no_shift.weight", "rms.weight", "llama.weight"]
+    assert layernorm().names(nn.ModuleDict(layers)) == expected
+    with pytest.raises(ValueError, match=r"layernorm\(\) matches no parameter"):
+        layernorm().names(plain())
 
 
 def test_names_are_exact_not_prefixes():

@@ -2,7 +2,7 @@
 
 from late_phase.method import LatePhase
 from late_phase.running_statistics import recompute_running_statistics
-from late_phase.selection import Selection, batchnorm, by_name, by_predicate, by_type, everything, head, nothing
+from late_phase.selection import Selection, batchnorm, by_name, by_predicate, by_type, everything, head, layernorm, nothing
 
 __all__ = [
     "LatePhase",
@@ -13,6 +13,7 @@ __all__ = [
     "by_type",
     "everything",
     "head",
+    "layernorm",
     "nothing",
     "recompute_running_statistics",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ class LatePhase(torch.optim.Optimizer):
         model: any module. Wrappers made by ``torch.compile`` and DistributedDataParallel are looked through.
         optimizer: an optimizer of the model's parameters. It takes one gradient a step, and keeps its state by parameter, or as
             plain entries of its parameter groups.
-        select: which parameters are late-phase weights.
+        select: which parameters are late-phase weights: a selection, or names with wildcards, see :mod:`late_phase.selection`.
         K: number of members.
         sigma0: σ0, amplitude of the initialization noise of Eq. 2, relative to each tensor's root mean square.
         gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices. With 0 the base weights are
@@ -68,7 +68,7 @@ class LatePhase(torch.optim.Optimizer):
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        select: Selection,
+        select: Selection | str | Sequence[str],
         K: int = 10,
         sigma0: float = 0.0,
         gamma_theta: float = 1.0,
@@ -77,8 +77,6 @@ class LatePhase(torch.optim.Optimizer):
         # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
         refuse_unsupported(optimizer)
         K = number_of_members(K)
-        if not isinstance(select, Selection):
-            raise TypeError(f"select is a {type(select).__name__}: pass a selection such as batchnorm() + head().")
         if not 0 <= sigma0 < float("inf"):
             raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
         if not 0 <= gamma_theta < float("inf"):
@@ -89,7 +87,7 @@ class LatePhase(torch.optim.Optimizer):
         self.K = K
         self.sigma0 = float(sigma0)
 
-        self._phi = Phi(self.model, select.names(self.model))
+        self._phi = Phi(self.model, Selection.of(select).names(self.model))
         phi = set(self._phi.parameters.values())
         optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in self._phi.parameters.items():

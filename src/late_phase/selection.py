@@ -2,22 +2,46 @@
 
 A selection is a list of rules. Selections combine with ``+``; the union is taken. Every rule must pick something, so that a
 misspelt name or a forgotten layer cannot silently turn late-phase learning into plain gradient accumulation.
+
+Strings do as well: ``"layer4.*"`` is ``by_name("layer4.*")``, and ``"type:LayerNorm"`` goes by the name of a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
 
+TYPE = "type:"
+
 
 class Rule(NamedTuple):
-    """One way of picking parameters: its spelling, for messages, and a function from a model to full parameter names."""
+    """One way of picking parameters.
+
+    Attributes:
+        spelling: for messages.
+        pick: a function from a model to full parameter names.
+        pattern: what the user has written, if there may be names close to it.
+    """
 
     spelling: str
     pick: Callable[[nn.Module], Iterable[str]]
+    pattern: str | None = None
+
+    def cure(self, model: nn.Module) -> str:
+        """What to do if it picks nothing, with names of the model that the user may have meant."""
+        known = "choose from the names in model.named_parameters()."
+        if self.pattern is None:
+            return known
+        names = [name for name, _ in [*model.named_modules(), *model.named_parameters()]]
+        if self.pattern.startswith(TYPE):
+            names = [_classes(module)[0] for module in model.modules() if _classes(module)]
+            known = "choose from the classes of model.modules()."
+        found = difflib.get_close_matches(self.pattern.removeprefix(TYPE), list(dict.fromkeys(names)), 3)
+        return f"did you mean {' or '.join(found)}? Or {known}" if found else known
 
 
 class Selection:
@@ -25,6 +49,23 @@ class Selection:
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
+
+    @classmethod
+    def of(cls, select: Selection | str | Sequence[str]) -> Selection:
+        """The selection itself, or that of one or several strings.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        if isinstance(select, Selection):
+            return select
+        patterns = [select] if isinstance(select, str) else select
+        if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError(
+                f"select is of type {type(select).__name__}: pass a selection such as batchnorm() + head(), or strings such as "
+                "'layer4.*' and 'type:LayerNorm'."
+            )
+        return cls(*(rule for pattern in patterns for rule in by_name(pattern).rules))
 
     def __add__(self, other: Selection) -> Selection:
         if not isinstance(other, Selection):
@@ -45,10 +86,7 @@ class Selection:
         for rule in self.rules:
             picked = set(rule.pick(model))
             if not picked:
-                raise ValueError(
-                    f"{rule.spelling} matches no parameter of {type(model).__name__}: "
-                    "choose from the names in model.named_parameters()."
-                )
+                raise ValueError(f"{rule.spelling} matches no parameter of {type(model).__name__}: {rule.cure(model)}")
             selected |= {id(parameters[name]) for name in picked}
         names = [name for name, parameter in model.named_parameters() if id(parameter) in selected]
         for name in names:
@@ -67,16 +105,28 @@ def by_predicate(predicate: Callable[[str, nn.Parameter], bool]) -> Selection:
 
 
 def by_name(*patterns: str) -> Selection:
-    """Parameters named like a pattern, or inside a module named like it; ``*`` and ``?`` as in a shell."""
+    """Parameters named like a pattern, or inside a module named like it; ``*`` and ``?`` as in a shell.
+
+    With ``type:`` before it, a pattern is for the names of classes: all parameters of the modules of such a class or a subclass.
+    """
 
     def rule(pattern: str) -> Rule:
         def pick(model: nn.Module) -> list[str]:
             names = (name for name, _ in model.named_parameters(remove_duplicate=False))
             return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
 
-        return Rule(f"by_name({pattern!r})", pick)
+        def pick_type(model: nn.Module) -> list[str]:
+            wanted = pattern.removeprefix(TYPE)
+            return _parameters_of(model, lambda _, module: any(fnmatchcase(name, wanted) for name in _classes(module)))
+
+        return Rule(f"by_name({pattern!r})", pick_type if pattern.startswith(TYPE) else pick, pattern)
 
     return Selection(*map(rule, patterns))
+
+
+def _classes(module: nn.Module) -> list[str]:
+    """The name of its class, and of those that this descends from, up to ``nn.Module``, exclusively."""
+    return [kind.__name__ for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
 
 
 def _parameters_of(model: nn.Module, is_selected: Callable[[str, nn.Module], bool]) -> list[str]:
@@ -99,6 +149,15 @@ def batchnorm() -> Selection:
     """Scales and shifts of all BatchNorm layers (Section 2.2, late-phase batch normalization layers)."""
     (rule,) = by_type(nn.modules.batchnorm._BatchNorm).rules
     return Selection(rule._replace(spelling="batchnorm()"))
+
+
+def layernorm() -> Selection:
+    """Scales and shifts of all layers that normalize each example by itself: LayerNorm, RMSNorm, and classes named so."""
+
+    def is_layernorm(_: str, module: nn.Module) -> bool:
+        return any(name.endswith(("LayerNorm", "RMSNorm")) for name in _classes(module))
+
+    return Selection(Rule("layernorm()", lambda model: _parameters_of(model, is_layernorm)))
 
 
 def head(name: str | None = None) -> Selection:
