@@ -12,8 +12,10 @@ from scipy import stats
 from torch import Tensor
 from torchvision import transforms
 
+from late_phase import memory
 from late_phase.data.batches import Augmentation, TrainingBatches, crop_and_flip, crop_and_flip_by_pixel, cutout
 from late_phase.data.images import Images, Normalization
+from late_phase.errors import UserError
 from late_phase.seeding import generator
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -249,6 +251,35 @@ def test_cutout_has_the_mean_colour_and_uniform_centres():
     kept = torch.where(erased, normalization(images.pixels[:1]), inputs)
     assert torch.equal(kept, normalization(images.pixels))
     assert stats.chisquare(erased[:, 0].sum(0).flatten().numpy()).pvalue > 0.001
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (6, 4), (1, 1), (5, 5)])
+def test_cutout_that_leaves_nothing_is_refused(height, width):
+    """The largest one that isn't leaves a pixel of some image."""
+    whole = 2 * max(height, width) - 1
+    for size in (whole, whole + 1, 10**30):
+        with pytest.raises(UserError, match=rf"^dataset\.cutout={size} erases .* {width} x {height} pixels.*less than {whole}\.$"):
+            epoch(random_images(3, 1, height, width), augmentation=Augmentation(cutout=size))
+    images = torch.ones(height * width, 1, height, width)
+    centres = torch.cartesian_prod(torch.arange(height), torch.arange(width)).T
+    assert not cutout(images, centres, whole).any() and (whole == 1 or cutout(images, centres, whole - 1).any())
+
+
+@pytest.mark.parametrize("padding", [10**8, 10**30])
+def test_padding_that_does_not_fit_into_the_memory_is_refused(padding):
+    with pytest.raises(UserError, match=rf"^dataset\.crop_padding={padding} around 3 images of 6 x 4 pixels needs about .* GiB"):
+        epoch(random_images(3, 1, 4, 6), augmentation=Augmentation(padding))
+
+
+def test_padding_that_just_fits_into_the_memory(monkeypatch):
+    """Three images of 8 x 10 pixels in two channels: 480 bytes."""
+    images, augmentation = random_images(3, 2, 4, 6), Augmentation(2)
+    normalization = Normalization((0.5, 0.5), (1, 1))
+    monkeypatch.setattr(memory, "available_memory", lambda: 480)
+    TrainingBatches(images, normalization, augmentation, 2, seed=0)
+    monkeypatch.setattr(memory, "available_memory", lambda: 479)
+    with pytest.raises(UserError, match=r"dataset\.crop_padding=2 around 3 images"):
+        TrainingBatches(images, normalization, augmentation, 2, seed=0)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

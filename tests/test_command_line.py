@@ -78,6 +78,18 @@ MISTAKES = {
         ["dataset=image_folder", "dataset.root=large"],
         "lenet takes images of 32 x 32 pixels, not 40 x 40: set dataset.image_size=32",
     ),
+    "images of no size": (
+        ["dataset=image_folder", "dataset.root=large", "dataset.image_size=0"],
+        r"dataset\.image_size=0 is out of",
+    ),
+    "images larger than the memory": (
+        ["dataset=image_folder", "dataset.root=large", "dataset.image_size=1000000"],
+        r"dataset\.image_size=1000000 with 3 images needs about 8381\.9 GiB of memory, .* GiB: choose a smaller one",
+    ),
+    "padding larger than the memory": (
+        ["dataset.crop_padding=100000000"],
+        r"dataset\.crop_padding=100000000 around 1,437 images of 32 x 32 pixels needs about \d{11}\.\d GiB .* GiB: choose",
+    ),
     "no network": (
         ["dataset=cifar10"],
         r"lacks cifar-10-python\.tar\.gz \(170,498,071 bytes, md5 c58f3010\w+\), which could not be downloaded .* put it there",

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from late_phase import memory
 from late_phase.data import load
 from late_phase.data.images import Dataset
 from late_phase.errors import UserError
@@ -388,3 +389,23 @@ def test_cache_is_a_file(root):
     (root.parent / "cache").write_text("")
     with pytest.raises(UserError):
         read(root)
+
+
+# ----------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("image_size", [None, 6])
+def test_images_that_do_not_fit_into_the_memory(root, monkeypatch, image_size):
+    """Four of 6 x 6 pixels take 432 bytes; one of them is opened at most, to see the size that is not asked for."""
+    opened = [root / "train/cat/a.png"] if image_size is None else []
+    bad = [path for path in root.rglob("*.png") if path not in opened]
+    whole = [path.read_bytes() for path in bad]
+    for path in bad:
+        path.write_bytes(b"no image")
+    monkeypatch.setattr(memory, "available_memory", lambda: 431)
+    what = "a set of 4 images of 6 x 6 pixels, such as " if image_size is None else "dataset.image_size=6 with 4 images"
+    refused(root, what, "needs about 0.0 GiB of memory, and this machine has 0.0 GiB: ", image_size=image_size)
+    for path, content in zip(bad, whole, strict=True):
+        path.write_bytes(content)
+    monkeypatch.setattr(memory, "available_memory", lambda: 432)
+    assert len(read(root, image_size).train) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from late_phase.data import imagenet
 from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Dataset
 from late_phase.errors import UserError
+from late_phase.seeding import generator, global_generators
 
 CLASSES = ("n01440764", "n01443537", "n02119789")
 VALIDATION = (1, 0, 2, 1, 0)
@@ -173,6 +175,35 @@ def test_different_classes_are_refused(root):
         load(root)
 
 
+def test_folders_as_people_have_them(root, tmp_path, capsys):
+    """Hidden folders are no classes, links are followed, names need not be UTF-8, and what is passed over is said."""
+    plain = load(root)
+    (root / "train" / ".cache").mkdir()
+    (root / "val" / CLASSES[0] / "notes.txt").touch()
+    odd = os.fsdecode(b"\xff.JPEG")
+    (root / "val" / CLASSES[0] / validation_name(1)).rename(root / "val" / CLASSES[0] / odd)
+    (root / "train" / CLASSES[2]).rename(tmp_path / "elsewhere")
+    (root / "train" / CLASSES[2]).symlink_to(tmp_path / "elsewhere")
+    for workers in (0, 1):
+        dataset = load(root, workers)
+        assert capsys.readouterr().err == f"dataset.root={root}: files passed over in val: 1 .txt.\n"
+        assert dataset.classes == CLASSES and dataset.train.labels.tolist() == plain.train.labels.tolist()
+        assert torch.equal(gathered(dataset.train.batches(6))[1], gathered(plain.train.batches(6))[1])
+        assert dataset.test.files[1].name == odd and len(dataset.test.fingerprint()) == 64
+        assert len({dataset.test.fingerprint(), plain.train.fingerprint(), dataset.test.take(torch.arange(4)).fingerprint()}) == 3
+        assert gathered(dataset.test.batches(2))[2] == dataset.test.labels.tolist()
+    (root / "val" / CLASSES[0] / odd).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"/\\xff\.JPEG is not a readable image \("):
+        list(dataset.test.batches(2))
+
+
+def test_a_class_without_images_is_refused(root):
+    for path in (root / "train" / CLASSES[1]).iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=rf"the class folder {root / 'train' / CLASSES[1]} has no image \("):
+        load(root)
+
+
 # ------------------------------------------------------------------------------------------------------------ minibatches
 
 
@@ -199,6 +230,18 @@ def test_training_is_a_function_of_seed_and_epoch(root):
     assert torch.equal(again[1], pixels) and again[2] == labels
     for seed, epoch in ((1, 3), (0, 4)):
         assert not torch.equal(gathered(images.training_batches(5, seed, epoch))[1], pixels)
+
+
+def test_training_images_are_as_torchvision_crops_them(root):
+    """Of ordinary files: as Pillow opens them, with the random numbers of seed, epoch and file."""
+    images = load(root).train
+    crop = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    order = torch.randperm(12, generator=generator(4, "batches", 2))
+    _, pixels, labels = gathered(images.training_batches(5, seed=4, epoch=2))
+    assert labels == images.labels[order].tolist()
+    for i, found in zip(order.tolist(), pixels, strict=True):
+        with Image.open(images.files[i]) as image, global_generators(torch.device("cpu"), 4, "crops", 2, i):
+            assert torch.equal(found, crop(image.convert("RGB")))
 
 
 def test_training_resumes_at_a_minibatch(root):

@@ -18,7 +18,7 @@ def digest(*parts: str | Path) -> str:
                 while block := file.read(2**20):
                     total.update(block)
         else:
-            total.update(part.encode())
+            total.update(part.encode(errors="surrogatepass"))  # a file's name need not be UTF-8
         total.update(b"\0")
     return total.hexdigest()
 

@@ -6,6 +6,19 @@ from __future__ import annotations
 class UserError(Exception):
     """A mistake in a config, a folder or a file. The message is one sentence that names the key, the value and the cure."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what can't be shown in a line: control characters, and bytes of a file's name that are not UTF-8."""
+
+    def escaped(c: str) -> str:
+        byte = "\udc80" <= c <= "\udcff"  # so Python has the bytes 0x80 to 0xff of names
+        return (chr(ord(c) & 0xFF) if byte else c).encode("unicode_escape").decode()
+
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
+
 
 def first_line(error: BaseException) -> str:
     """What another library's error says, for use inside of a sentence."""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Images, Normalization
+from late_phase.errors import UserError
+from late_phase.memory import check_memory
 from late_phase.seeding import generator
 
 
@@ -61,6 +63,9 @@ class TrainingBatches(Batches):
     Args:
         images: training images, on the device where the minibatches are wanted.
         channels_last: memory format of the minibatches; their shape is ``[batch, channels, height, width]`` either way.
+
+    Raises:
+        UserError: the padded images are more than the memory holds, or cutout leaves nothing of an image.
     """
 
     def __init__(
@@ -77,8 +82,14 @@ class TrainingBatches(Batches):
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.seed = seed
+        padding, cutout, (channels, height, width) = augmentation.crop_padding, augmentation.cutout, images.shape
+        size = f"images of {width} x {height} pixels"
+        padded = len(images) * channels * (height + 2 * padding) * (width + 2 * padding)
+        check_memory(f"dataset.crop_padding={padding} around {len(images):,} {size}", padded, "choose a smaller one.")
+        if cutout >= (whole := 2 * max(height, width) - 1):
+            raise UserError(f"dataset.cutout={cutout} erases all that {size} show, wherever it lies: choose less than {whole}.")
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self._padded = F.pad(images.pixels, [augmentation.crop_padding] * 4).contiguous(memory_format=memory_format)
+        self._padded = F.pad(images.pixels, [padding] * 4).contiguous(memory_format=memory_format)
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)

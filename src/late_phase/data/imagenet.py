@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageNet
@@ -17,10 +16,10 @@ from torchvision.datasets.imagenet import ARCHIVE_META
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from late_phase.data.image_folder import image_files
+from late_phase.data.image_files import DECODING, list_splits, read_image, without_warnings
 from late_phase.data.images import Dataset, Images
 from late_phase.digests import digest, tensor_digest
-from late_phase.errors import UserError, first_line
+from late_phase.errors import UserError
 from late_phase.files import make_folder
 from late_phase.seeding import generator, global_generators
 
@@ -56,7 +55,8 @@ class StreamedImages:
     def fingerprint(self) -> str:
         """A hash of labels and of the files' names, sizes and times of change: that of their contents would take hours."""
         stats = [(path, path.stat()) for path in self.files]
-        return digest(tensor_digest([self.labels]), *(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats))
+        files = (f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+        return digest(str(DECODING), tensor_digest([self.labels]), *files)
 
     def take(self, indices: Tensor) -> StreamedImages:
         return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices.cpu()])
@@ -113,17 +113,17 @@ class _Decoded(torch.utils.data.Dataset):
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor] | UserError:
-        try:
-            with Image.open(self.files[i]) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all that Pillow raises on bad files
-            return UserError(f"{self.files[i]} is not a readable image ({first_line(error)}): replace or remove it.")
-        if self.random is None:
-            image = EVALUATION(image)
-        else:
-            seed, epoch = self.random
-            with global_generators(CPU, seed, "crops", epoch, i):
-                image = TRAINING(image)
+        with without_warnings():
+            try:
+                image = read_image(self.files[i])
+            except UserError as error:
+                return error
+            if self.random is None:
+                image = EVALUATION(image)
+            else:
+                seed, epoch = self.random
+                with global_generators(CPU, seed, "crops", epoch, i):
+                    image = TRAINING(image)
         return pil_to_tensor(image), self.labels[i]
 
 
@@ -142,26 +142,28 @@ def load(root: str, workers: int = 8) -> Dataset:
         root: the folder with ``train/<class>/*`` and ``val/<class>/*``, or with the three archives, which are then extracted.
 
     Raises:
-        UserError: neither is there, or the classes of training and validation differ.
+        UserError: neither is there, the classes of training and validation differ, or one has no image.
     """
     folder = Path(root)
-    splits = {split: _extracted(folder, split) for split in ("train", "val")}
-    classes = {split: tuple(sorted(path.name for path in there.iterdir() if path.is_dir())) for split, there in splits.items()}
-    if not classes["train"] or classes["train"] != classes["val"]:
+    for split in ("train", "val"):
+        _extract(folder, split)
+    splits = list_splits(root, ("train", "val"))
+    classes = tuple(splits["train"])
+    if splits["train"].keys() != splits["val"].keys():
         raise UserError(f"dataset.root={root} has no classes or different ones in train and val: remove both to have them anew.")
     images = {}
-    for split, there in splits.items():
-        files = [image_files(there / name) for name in classes[split]]
+    for split, by_class in splits.items():
+        files = [by_class[name] for name in classes]
         labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(some) for some in files]))
         images[split] = StreamedImages(tuple(path for some in files for path in some), labels, workers)
-    return Dataset("imagenet", classes["train"], images["train"], images["val"])
+    return Dataset("imagenet", classes, images["train"], images["val"])
 
 
-def _extracted(folder: Path, split: str) -> Path:
-    """The folder of a split; extracted by torchvision, which verifies the archives, elsewhere first: what has its name is whole."""
+def _extract(folder: Path, split: str) -> None:
+    """Makes a split's folder, if it isn't there, by torchvision, which verifies the archives. What has its name is whole."""
     to = folder / split
     if to.is_dir():
-        return to
+        return
     make_folder("dataset.root", folder)
     with FileLock(folder / ".imagenet.lock"):
         if not to.is_dir():  # if no other process was faster
@@ -181,4 +183,3 @@ def _extracted(folder: Path, split: str) -> Path:
                 ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    return to

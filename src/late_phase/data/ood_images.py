@@ -10,7 +10,8 @@ import torch
 from late_phase.data import digits
 from late_phase.data.archives import fetch_extracted
 from late_phase.data.download import Download
-from late_phase.data.image_folder import decode, image_files
+from late_phase.data.image_files import list_images
+from late_phase.data.image_folder import decode
 from late_phase.data.images import Dataset, Images
 from late_phase.errors import UserError
 from late_phase.seeding import generator
@@ -53,7 +54,7 @@ def load_resized(name: str, root: str) -> Dataset:
     """
     archive = ARCHIVES[name]
     folder = fetch_extracted(archive, Path(root), archive.name.removesuffix(".tar.gz"))
-    files = image_files(folder)
+    files = list_images(folder)
     if len(files) != COUNT:
         raise UserError(f"{folder} has {len(files):,} images instead of the {COUNT:,} of {archive}: remove it.")
     return _unlabelled(name, decode(files, None, f"decoding {name}"))

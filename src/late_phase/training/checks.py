@@ -12,6 +12,7 @@ from late_phase.training.config import (
     BatchEnsembleConfig,
     BreakpointsConfig,
     ImageArchitectureConfig,
+    ImageFolderConfig,
     ImageNetConfig,
     ImagesConfig,
     MultistepConfig,
@@ -45,6 +46,8 @@ def check(config: TrainConfig) -> TrainConfig:
         at_least(key, 1)
     if isinstance(config.architecture, ImageArchitectureConfig):
         at_least("architecture.mc_samples", 1)
+    if isinstance(config.dataset, ImageFolderConfig):
+        at_least("dataset.image_size", 1)
     if isinstance(config.dataset, ImageNetConfig):
         at_least("dataset.workers", 0)
     if isinstance(config.dataset, ImagesConfig):

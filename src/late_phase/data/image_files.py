@@ -1,0 +1,185 @@
+"""Image files as people have them: which ones there are in a folder, and the pixels of each."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from late_phase.errors import UserError, first_line, printable
+
+EXTENSIONS = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pnm")
+"""Of the files that are taken for images, in lower case: torchvision's, and others that Pillow reads and people have."""
+
+SYSTEM_FILES = (".ds_store", ".directory", ".gitignore", ".gitkeep", "desktop.ini", "ehthumbs.db", "thumbs.db")
+"""Files that systems leave behind, in lower case; also those that begin with ``._``. Nobody misses them."""
+
+DECODING = 2
+"""Changes whenever :func:`read_image` makes other pixels of a file: what was made of the former ones is made anew then."""
+
+SHOWN_KINDS = 6
+
+
+# Files of a folder.
+
+
+def list_splits(root: str, splits: tuple[str, str]) -> dict[str, dict[str, list[Path]]]:
+    """Split -> class -> image files in ``root/<split>/<class>`` and the folders below it; classes and files are sorted.
+
+    Links to folders are followed, except to a folder that they lie in. Names of classes are in the composed form of Unicode
+    (NFC), whatever form the file system has. A line on stderr says how many files are passed over, and of which kinds: hidden
+    ones, those beside the class folders, and those that are no images by their extension.
+
+    Raises:
+        UserError: a split has no folder or no class folders, one of these has no image, two have the same name but for its form,
+            or a link leads nowhere.
+    """
+    found, passed_over = {}, {}
+    for split in splits:
+        folder = Path(root) / split
+        if not folder.is_dir():
+            raise UserError(f"dataset.root: there is no folder {folder}; an image folder has {_layout(splits)}.")
+        found[split], passed_over[split] = _list_classes(folder)
+        if not found[split]:
+            raise UserError(f"dataset.root: {folder} has no class folders; an image folder has {_layout(splits)}.")
+    if any(passed_over.values()):
+        counts = "; ".join(f"in {split}: {_counts(kinds)}" for split, kinds in passed_over.items() if kinds)
+        print(printable(f"dataset.root={root}: files passed over {counts}."), file=sys.stderr)
+    return found
+
+
+def _layout(splits: tuple[str, str]) -> str:
+    return " and ".join(f"{split}/<class>/*" for split in splits)
+
+
+def _counts(kinds: Counter[str]) -> str:
+    rest = sum(count for _, count in kinds.most_common()[SHOWN_KINDS:])
+    shown = [f"{count:,} {kind}" for kind, count in kinds.most_common(SHOWN_KINDS)]
+    return ", ".join(shown + ([f"{rest:,} of other kinds"] if rest else []))
+
+
+def _list_classes(folder: Path) -> tuple[dict[str, list[Path]], Counter[str]]:
+    """Class -> image files, and how many files of each kind are none of them."""
+    class_of: dict[str, str] = {}
+    for name in sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        class_of[name] = unicodedata.normalize("NFC", name)
+        if same := [other for other in class_of if other != name and class_of[other] == class_of[name]]:
+            raise UserError(
+                f"dataset.root: {folder} has class folders whose names are the same but for their form in Unicode, "
+                f"{same[0]!a} and {name!a}: put their images into one."
+            )
+    by_class: dict[str, list[Path]] = {name: [] for name in sorted(class_of.values())}
+    passed_over: Counter[str] = Counter()
+    for path in _files(folder):
+        kind = _other_kind(path)
+        if kind is None and len(path.parts) > 1:
+            by_class[class_of[path.parts[0]]].append(folder / path)
+            continue
+        if kind != "hidden" and not (folder / path).exists():
+            raise UserError(f"dataset.root: the link {folder / path} leads nowhere: mend or remove it.")
+        passed_over[kind or "beside the class folders"] += 1
+    for name, files in by_class.items():
+        if not files:
+            kinds = ", ".join(EXTENSIONS)
+            raise UserError(f"dataset.root: the class folder {folder / name} has no image ({kinds}): remove it or put some there.")
+    return {name: sorted(files) for name, files in by_class.items()}, passed_over
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder and in those below it, sorted, as :func:`list_splits` finds them."""
+    return sorted(folder / path for path in _files(folder) if _other_kind(path) is None)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files in a folder and in those below it, but for what systems leave there: their paths from the folder on."""
+
+    def refuse(error: OSError) -> None:  # os.walk would pass over a folder that can't be read
+        raise UserError(f"{error.filename} can't be read ({error.strerror}): change its permissions or remove it.") from error
+
+    for parent, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(parent)
+        subfolders[:] = [name for name in subfolders if not _is_loop(here / name)]
+        for name in names:
+            if name.lower() not in SYSTEM_FILES and not name.startswith("._"):
+                yield (here / name).relative_to(folder)
+
+
+def _is_loop(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, which would never end."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(target == parent.resolve() for parent in folder.absolute().parents)
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is, seen from its folder, if it is not to be taken for an image."""
+    if any(part.startswith(".") for part in path.parts):
+        return "hidden"
+    extension = path.suffix.lower()
+    return None if extension in EXTENSIONS else extension or "without extension"
+
+
+# Pixels of a file.
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keeps Pillow from warning, of damaged EXIF data or lost transparency: in the whole process, so that one thread must do it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture in a file, in three channels of 8 bits, upright. All readers of image files share it, :func:`without_warnings`.
+
+    * It is turned and mirrored as its EXIF data say; damaged EXIF data say nothing.
+    * Of an animation, or a file of several pages, it is the first image.
+    * 16 bits are scaled to 8. Transparent pixels have the colour that they would have if they were not transparent.
+    * A colour profile in the file (ICC) is not applied; torchvision doesn't apply it either.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for whoever writes to it
+            raise ValueError("it is no file")
+        with Image.open(path) as file:
+            file.load()
+            deep = file.mode == "F" or file.mode.startswith("I")
+            image = (_to_8_bits(file) if deep else file).convert("RGB")
+            orientation = _orientation(file)
+    # All that Pillow raises on bad files.
+    except (MemoryError, OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable image ({first_line(error)}): replace or remove it.") from error
+    image.info.clear()  # Pillow would write the rest of the EXIF data anew, which fails if they are damaged
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the EXIF data of a loaded image say, 1 if they are damaged: that can raise anything, and the pixels are good."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits a pixel, which Pillow's own conversion would clip rather than scale."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its pixels, from {values.min()} to {values.max()}, are not of 8 or 16 bits")
+    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
