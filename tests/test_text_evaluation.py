@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from late_phase.architectures.lstm import LSTM
@@ -168,6 +169,32 @@ class Alternating(nn.Module):
         steps = torch.tensor([1 + ((start + i) % 3 == 2) for i in range(len(symbols))])
         following = (symbols + steps[:, None]) % 5
         return 100.0 * nn.functional.one_hot(following, 5), (torch.tensor(start + len(symbols)),)
+
+
+class Bigrams(nn.Module):
+    """Predicts from the last symbol alone, and remembers nothing; or as symbols what it has seen last, which changes nothing."""
+
+    def __init__(self, remembers: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(len(VOCABULARY), len(VOCABULARY))
+        self.remembers = remembers
+
+    def forward(self, symbols: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.table(symbols), (symbols[None, -1],) if self.remembers else ()
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_models_without_a_hidden_state_of_floats(streams, remembers):
+    bytes_ = torch.tensor([VOCABULARY.known[i * i % len(VOCABULARY)] for i in range(5000)], dtype=torch.uint8)
+    model = Bigrams(remembers)
+    symbols = VOCABULARY.encode(bytes_)
+    expected = F.cross_entropy(model.table(symbols[:-1]).double(), symbols[1:]).item() / math.log(2)
+    bits = text.bits_per_character(single(model), bytes_, VOCABULARY, CPU, streams)
+    assert bits.mean == pytest.approx(expected, rel=1e-6)
+    drawn = text.generate(model, symbols[:3], 5, torch.Generator().manual_seed(0))
+    assert drawn.shape == (5,)
 
 
 def test_generated_text_follows_the_model_and_its_state():

@@ -13,7 +13,11 @@ from late_phase.data.text import Vocabulary
 from late_phase.errors import UserError
 
 HiddenState = tuple[Tensor, ...]
-"""The hidden state of a recurrent model, ``[layers, streams, ...]`` each; an LSTM's are h and c."""
+"""What a model remembers of the text before a segment: tensors ``[layers, streams, ...]``; an LSTM's are h and c.
+
+A model that remembers nothing has an empty one: it predicts each segment by itself. One that looks at the last symbols may keep
+these, as integers.
+"""
 
 RecurrentModel = Callable[[Tensor, HiddenState | None], tuple[Tensor, HiddenState]]
 """Symbols ``[positions, streams]`` and the state before them, None for zero, to logits ``[positions, streams, symbols]`` and the
