@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -100,6 +101,57 @@ class StateOfAll(Plain):
         return super().step(closure)
 
 
+class ListInGroup(Plain):
+    def __init__(self, params, **options):
+        super().__init__(params, rates=[0.1], **options)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["rates"].append(0.1)
+        return super().step(closure)
+
+
+class ArrayInAttribute(Plain):
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        self.counts = np.zeros(5000)
+
+    def step(self, closure=None):
+        self.counts[2500] += 1
+        return super().step(closure)
+
+
+class FlagAtFirstStep(Plain):
+    """Sets something up once, which is no state that members could differ in."""
+
+    initialized = False
+
+    def step(self, closure=None):
+        self.initialized, self.tables = True, [torch.ones(3)] if not self.initialized else self.tables
+        return super().step(closure)
+
+
+class StateIfMissing(Plain):
+    """Momentum, in a state that is set up where there is none; its tensors share a count."""
+
+    def step(self, closure=None):
+        count = None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter not in self.state:
+                    count = torch.zeros(()) if count is None else count
+                    self.state[parameter] = {"average": torch.zeros_like(parameter), "count": count}
+        counts = [self.state[p]["count"] for group in self.param_groups for p in group["params"] if p in self.state]
+        for once in {id(count): count for count in counts}.values():
+            once += 1
+        return super().step(closure)
+
+    def move(self, parameter, group):
+        state = self.state[parameter]
+        state["average"].mul_(0.5).add_(parameter.grad)
+        parameter.sub_(state["average"], alpha=group["lr"] / state["count"].item())
+
+
 class SharpnessAware(Plain):
     """Two gradients a step, by methods of its own (as in Foret et al., 2021)."""
 
@@ -153,6 +205,15 @@ class EvaluatesTwice(Plain):
 class IgnoresClosure(Plain):
     def step(self, closure=None):
         return super().step()
+
+
+class ListOfOptimizers(Plain):
+    """One for matrices and one for the rest, as Muon is used."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.parts = {"matrices": [torch.optim.SGD([p for p in parameters if p.dim() > 1], lr=0.1)]}
 
 
 class Wrapper(torch.optim.Optimizer):

@@ -212,11 +212,16 @@ def misuses(late: LatePhase) -> list[Callable[[], Any]]:
     def other_state() -> None:
         late.load_state_dict(late.state_dict() | {"K": late.K + 1})
 
-    calls = [step_inside, other_state, late.step, lambda: late.average("median"), lambda: late.average("recompute")]
+    def no_state() -> None:
+        late.load_state_dict(late.optimizer.state_dict())
+
+    calls = [step_inside, no_state, late.step, lambda: late.average("median"), lambda: late.average("recompute")]
     calls += [lambda: late.average("recompute", [])] if list(late.model.buffers()) else []
     calls += [lambda: late.member(99).__enter__(), lambda: late.first_step()]
     calls += [lambda: late.add_param_group({"params": []}), lambda: late.average(batches=[]), lambda: copy.deepcopy(late)]
-    return calls + ([late.spawn] if late.spawned else [lambda: late.member(0).__enter__(), lambda: late.ensemble(torch.ones(1))])
+    return calls + (
+        [late.spawn, other_state] if late.spawned else [lambda: late.member(0).__enter__(), lambda: late.ensemble(torch.ones(1))]
+    )
 
 
 def evaluate(late: LatePhase, x: Tensor, y: Tensor) -> Tensor:

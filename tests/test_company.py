@@ -136,6 +136,12 @@ def test_distributed_data_parallel_is_looked_through(tmp_path, gradient_as_bucke
         dist.destroy_process_group()
 
 
+def test_data_parallel_is_looked_through():
+    model = models.plain()
+    late = LatePhase(nn.DataParallel(model), sgd(model), batchnorm() + head("6"), K=2)
+    assert late.model is model and late.phi[-1] == "6.bias"
+
+
 def test_members_are_told_apart_within_one_autocast_block():
     """Autocast keeps a weight's copy in bfloat16, which must not outlive the member that the weight belonged to."""
     model, late = models.spawned(K=3, sigma0=1.0)

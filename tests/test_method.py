@@ -181,10 +181,124 @@ def test_models_with_keywords_and_dicts_are_run_by_forward():
     assert torch.equal(late.ensemble(batches[0], forward=forward), plain.ensemble(batches[0]["pixels"]))
     single = late.average("recompute", batches, forward)
     assert_same(single.inner, plain.average("recompute", [batch["pixels"] for batch in batches]))
-    with pytest.raises(TypeError, match=r"ensemble\(\) takes logits, not a dict: pass forward="):
+    with pytest.raises(TypeError, match=r"takes logits \[examples, classes\], and the output is of type dict: pass forward="):
         late.ensemble(batches[0], forward=lambda model, batch: model(**batch))
     with pytest.raises(ValueError, match="go with"):
         late.average(forward=forward)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 8, 8)])
+def test_an_ensemble_is_of_logits(shape):
+    """Not of the log odds of one class, nor of what has its classes in another dimension."""
+    late = spawned()[1]
+    x = models.minibatches(1)[0][0]
+    with pytest.raises(TypeError, match=rf"the output is a tensor \[{', '.join(map(str, shape))}\]: pass forward="):
+        late.ensemble(x, forward=lambda model, x: torch.zeros(shape))
+    assert late.ensemble(x, forward=lambda model, x: torch.zeros(4, 6, 5)).shape == (4, 6, 5)  # of a sequence
+
+
+def test_gradients_that_their_maker_uses_again_are_added_up_all_the_same():
+    """Memory that is filled anew for each minibatch, as in CUDA graphs, and gradients that the user keeps to look at."""
+    runs = []
+    for reuse in (False, True):
+        torch.manual_seed(0)
+        model = models.plain()
+        late = LatePhase(model, sgd(model), batchnorm(), K=3)
+        late.spawn()
+        buffers = [torch.zeros_like(parameter) for parameter in model.parameters()]
+        for x, y in models.minibatches(7):
+            gradients = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+            norms = []
+            for parameter, buffer, gradient in zip(model.parameters(), buffers, gradients, strict=True):
+                buffer.copy_(gradient)
+                parameter.grad = buffer if reuse else gradient
+                norms.append(gradient.norm())
+            late.step()
+            assert norms == [buffer.norm() for buffer in buffers]
+        runs.append(model)
+    assert_same(*runs)
+
+
+def test_members_are_not_spawned_or_loaded_in_the_middle_of_a_step():
+    for action in (lambda late: late.spawn(), lambda late: late.load_state_dict(late.state_dict())):
+        model = models.plain()
+        late = LatePhase(model, sgd(model), batchnorm(), K=2)
+        x, y = models.minibatches(1)[0]
+
+        def closure(model=model, late=late, action=action, x=x, y=y) -> Tensor:
+            action(late)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        with pytest.raises(RuntimeError, match=r"\(\) was called within step\(\), by its closure: call it between steps\.$"):
+            late.step(closure)
+        assert not late.spawned
+        late.spawn()
+
+
+def test_a_state_dict_that_hides_late_phase_weights_is_not_half_averaged():
+    """Copies are found by their names; where names are others, as wrappers make them, it is refused."""
+    model, late = spawned()
+    expected = late.averaged_state_dict()
+    hook = model._register_state_dict_hook(lambda module, state, prefix, _: {k: v.clone() for k, v in state.items()})
+    for key, value in late.averaged_state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    hook.remove()
+    model._register_state_dict_hook(lambda module, state, prefix, _: {f"inner.{k}": v.clone() for k, v in state.items()})
+    with pytest.raises(RuntimeError, match=r"state_dict\(\) has no 1\.weight, so it can't be given its average"):
+        late.averaged_state_dict()
+
+
+def test_what_is_no_tensor_in_a_state_dict_is_kept():
+    class Extra(nn.BatchNorm2d):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 3}
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            self.version = state["version"]
+
+    model = nn.Sequential(Extra(3), nn.Flatten(), nn.Linear(3 * 64, 5))
+    late = LatePhase(model, sgd(model), batchnorm(), K=2)
+    late.spawn()
+    train(model, late, models.minibatches(3))
+    assert late.average()[0].version == 3
+
+
+def test_layers_that_cannot_be_folded_say_so():
+    """One has no shift that the folded layer could have; two others have one scale, and statistics of their own."""
+    shared = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
+    shared[1].weight, shared[1].bias = shared[0].weight, shared[0].bias
+    unshifted = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
+    unshifted[0].register_parameter("bias", None)
+    for model, name in ((shared, "1"), (unshifted, "0")):
+        late = LatePhase(model, sgd(model), batchnorm(), K=2)
+        late.spawn()
+        train(model, late, models.minibatches(3))
+        with pytest.raises(ValueError, match=rf"'folded' needs layers with a scale and a shift of their own, which {name} has not"):
+            late.average("folded")
+        late.average()
+
+
+def test_what_was_saved_before_spawning_begins_another_late_phase():
+    """A sweep over K and φ from one checkpoint at T0."""
+    torch.manual_seed(0)
+    model = models.plain()
+    late = LatePhase(model, sgd(model), batchnorm(), K=2)
+    train(model, late, models.minibatches(3))
+    other = LatePhase(model, sgd(model), head(), K=5)
+    other.load_state_dict(late.state_dict())
+    momentum = other.optimizer.state[model[0].weight]["momentum_buffer"]
+    assert torch.equal(momentum, late.optimizer.state[model[0].weight]["momentum_buffer"])
+    other.spawn()
+    assert other.members["6.weight"].shape[0] == 5
+
+
+def test_the_state_of_a_plain_optimizer_is_told_apart():
+    late = spawned()[1]
+    for state in (late.optimizer.state_dict(), None, {}):
+        with pytest.raises(ValueError, match=r"this is no state of a LatePhase: load an optimizer's own state into it before"):
+            late.load_state_dict(state)
 
 
 def test_complex_late_phase_weights_are_averaged():

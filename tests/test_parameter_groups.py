@@ -208,6 +208,39 @@ def test_before_spawning_it_is_plain_training_bit_for_bit(name):
     models.assert_same(plain, model)
 
 
+def test_a_scheduler_that_overrules_is_named_after_a_resumption_before_spawning_too():
+    first, second = line({"lr": 0.5}), line({"lr": 0.5})
+    for late in (first, second):
+        lr_scheduler.CyclicLR(late, 0.05, 0.1, cycle_momentum=False)
+    rates(first, T0=-1)
+    second.load_state_dict(first.state_dict())
+    second.spawn()
+    second.model().backward()
+    with pytest.raises(RuntimeError, match=r"phi_options has lr=0\.5, but"):
+        second.step()
+
+
+def test_a_loop_that_begins_to_overrule_later_is_named():
+    late = line({"lr": 0.5})
+    rates(late, T0=0)
+    manual(late)
+    late.model().backward()
+    with pytest.raises(RuntimeError, match=r"phi_options has lr=0\.5, but lr=0\.05 was set"):
+        late.step()
+
+
+def test_an_optimizer_may_come_with_the_state_of_another_training():
+    """In which there was a scheduler, so that its groups have an initial learning rate."""
+    model = Line()
+    before = torch.optim.SGD(model.parameters(), lr=0.1)
+    lr_scheduler.LambdaLR(before, half)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.load_state_dict(before.state_dict())
+    late = LatePhase(model, optimizer, PHI, K=1, phi_options={"lr": 0.5})
+    moved = rates(late, lr_scheduler.LambdaLR(late, half))
+    assert moved[T0:] == [(pytest.approx(0.1 * half(i)), pytest.approx(0.5 * half(i))) for i in range(T0, STEPS)]
+
+
 def test_saving_and_loading_keeps_the_rates():
     """Before T0, and after it under a scheduler whose bounds were scaled."""
     for stop in (2, 7):

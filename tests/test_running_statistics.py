@@ -290,6 +290,20 @@ def test_layers_that_a_pass_does_not_reach_keep_their_statistics():
     assert model.main.running_mean.item() == 1
 
 
+def test_inputs_may_come_by_name_and_a_batch_may_be_empty():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.InstanceNorm1d(1, track_running_stats=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(input=x)
+
+    model = Named()
+    recompute_running_statistics(model, [torch.zeros(0, 1, 4), torch.full((2, 1, 4), 3.0)])
+    assert model.norm.running_mean.item() == pytest.approx(3)
+
+
 def frozen_by_mode(model):
     model[0].eval()
 

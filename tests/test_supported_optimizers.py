@@ -84,6 +84,8 @@ OPTIMIZERS = {
     "of one's own": optimizers.Plain,
     "counts in its groups": optimizers.CountsInGroup,
     "global norm": optimizers.GlobalNorm,
+    "flag at the first step": optimizers.FlagAtFirstStep,
+    "state if missing": optimizers.StateIfMissing,
     "schedule-free sgd": functools.partial(schedulefree.SGDScheduleFree, lr=0.1, warmup_steps=3),
     "schedule-free adamw": functools.partial(schedulefree.AdamWScheduleFree, lr=0.02, weight_decay=0.01),
     "schedule-free radam": functools.partial(schedulefree.RAdamScheduleFree, lr=0.02),
@@ -122,6 +124,26 @@ def test_members_move_as_with_an_optimizer_of_their_own(name, select):
         own = torch.stack([weights[key].detach() for weights in expected.phi])
         torch.testing.assert_close(late.members[key], own, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(single[key], own.mean(0), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("T0", [0, 2])
+def test_members_may_be_without_a_state(T0):
+    """At T0 = 0 the optimizer has none, and makes one for each member where it finds none."""
+    torch.manual_seed(0)
+    model = models.plain().double()
+    optimizer = optimizers.StateIfMissing(model.parameters())
+    late = LatePhase(model, optimizer, batchnorm() + head(), K=3, sigma0=0.3)
+    batches = models.minibatches(8 + T0, torch.float64)
+    models.train(model, late, batches[:T0])
+    late.spawn(torch.Generator().manual_seed(0))
+    expected = Copies(model, optimizer, late.members, 3)
+    for x, y in batches[T0:]:
+        models.train(model, late, [(x, y)])
+        expected.inner_step(x, y)
+        late.load_state_dict(late.state_dict())
+    for key in expected.phi[0]:
+        own = torch.stack([weights[key].detach() for weights in expected.phi])
+        torch.testing.assert_close(late.members[key], own, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["schedule-free adamw", "counts in its groups"])
@@ -183,11 +205,12 @@ def test_a_schedule_free_average_is_taken_in_eval_mode_only():
     [
         (torch.optim.LBFGS, "computes gradients by a closure"),
         (functools.partial(schedulefree.SGDScheduleFreeClosure, lr=0.1), "computes gradients by a closure"),
+        (optimizers.ListOfOptimizers, r"works through another optimizer \(parts\)"),
         (optimizers.Wrapper, r"works through another optimizer \(base_optimizer\)"),
         (lambda parameters: schedulefree.ScheduleFreeWrapper(torch.optim.SGD(parameters)), "pass a torch optimizer"),
         (list, "pass a torch optimizer"),
     ],
-    ids=["LBFGS", "schedule-free closure", "wrapper", "schedule-free wrapper", "list"],
+    ids=["LBFGS", "schedule-free closure", "parts", "wrapper", "schedule-free wrapper", "list"],
 )
 def test_other_kinds_are_refused_when_they_are_handed_in(kind, why):
     model = models.plain()
@@ -207,16 +230,19 @@ def test_a_late_phase_is_no_optimizer_for_another():
         (optimizers.CountsInAttribute, "count"),
         (optimizers.CountsInTracker, "tracker"),
         (optimizers.AveragesInAttribute, "averages"),
-        (optimizers.CountsInTensorOfGroup, "the tensor 'count' of a parameter group"),
+        (optimizers.ArrayInAttribute, "counts"),
+        (optimizers.CountsInTensorOfGroup, "the Tensor 'count' of a parameter group"),
+        (optimizers.ListInGroup, "the list 'rates' of a parameter group"),
         (optimizers.StateOfAll, r"state\['all'\]"),
     ],
 )
 @pytest.mark.parametrize("after_spawn", [False, True])
-def test_state_that_cannot_be_the_members_own_shows_at_the_first_step(kind, what, after_spawn):
+def test_state_that_cannot_be_the_members_own_shows_at_the_second_step(kind, what, after_spawn):
     model = models.plain()
     late = LatePhase(model, kind(model.parameters()), batchnorm(), K=2)
     if after_spawn:
         late.spawn()
+    models.train(model, late, models.minibatches(1))
     with pytest.raises(TypeError, match=rf"type {kind.__name__}, which keeps {what} for all .*: pass one that .*\.$"):
         models.train(model, late, models.minibatches(1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.server
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import models
+import numpy as np
 import pytest
 import schedulefree
 import torch
@@ -20,6 +22,7 @@ from torchvision.models import ResNet50_Weights, get_model_weights
 
 from late_phase.architectures import build
 from late_phase.architectures.imagenet import current_key
+from late_phase.architectures.weights import load
 from late_phase.errors import UserError
 
 SMALL = {
@@ -127,7 +130,7 @@ def test_names_may_be_relative_or_those_of_a_home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_for_other_classes_the_last_layer_is_a_fresh_one(name, tmp_path):
+def test_for_other_classes_the_last_layer_is_a_fresh_one(name, tmp_path, capsys):
     state = trained(name, classes=7).state_dict()
     weights = safetensors(state, tmp_path)
     for classes in (4, 12):
@@ -136,6 +139,9 @@ def test_for_other_classes_the_last_layer_is_a_fresh_one(name, tmp_path):
         fresh = build(name, 3, classes, **SMALL[name])
         head = {"head.weight": fresh.head.weight, "head.bias": fresh.head.bias}
         assert_same(model.state_dict(), state | head)
+        assert capsys.readouterr().err == f"architecture.weights={weights}: head is for 7 classes, and starts anew for {classes}.\n"
+        with pytest.raises(UserError, match=r"\(2 of another shape: head\."):
+            load(model, name, str(weights), whole=True)
 
 
 def test_numbers_are_converted_to_single_precision(tmp_path):
@@ -229,6 +235,11 @@ PACKED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda s: {"model": s, "late": {"K": 3, "phi": ["bn1.weight"], "members": None, "member": None}},
         "from 'model'",
     ),
+    "with arguments, as timm's": (
+        lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1), "metric": np.float64(3)},
+        "from 'state_dict'",
+    ),
+    "with a number for a key": (lambda s: {"model": s, 7: "seven"}, "from 'model'"),
     "schedule-free in eval mode": (
         lambda s: {"model": s, "optimizer": {"state": {0: {"z": torch.ones(1)}}, "param_groups": [{"train_mode": False}]}},
         "from 'model'",
@@ -273,6 +284,10 @@ def test_weights_in_the_middle_of_training_are_refused(tmp_path):
     assert (
         " is a checkpoint of late-phase training, whose model is only one of the members: choose the model.safetensors" in message
     )
+    lightning = {"state_dict": model.state_dict(), "optimizer_states": [late.state_dict()]}
+    assert " whose model is only one of the members: " in refusal("lenet", plain(lightning, tmp_path))
+    deep = {"model": model.state_dict(), "trainer": {"optimizers": {"all": [{"late": late.state_dict()}]}}}
+    assert " whose model is only one of the members: " in refusal("lenet", plain(deep, tmp_path))
     optimizer = schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
     optimizer.train()
     models.train(model, optimizer, models.minibatches(1))

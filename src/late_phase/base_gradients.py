@@ -34,11 +34,11 @@ class BaseGradients:
             if gradient is None or self.gamma_theta == 0:
                 continue
             if self.sums[i] is None:
-                # A view, such as one of DistributedDataParallel's buckets, would be overwritten by the next backward pass.
-                self.sums[i] = gradient.clone() if gradient._is_view() else gradient
+                # A copy: whoever made the gradient may use its memory again, as DistributedDataParallel does.
+                self.sums[i] = gradient.detach().clone()
             else:
                 sums.append(self.sums[i])
-                gradients.append(gradient)
+                gradients.append(gradient.detach())
         if sums:
             torch._foreach_add_(sums, gradients)
 

@@ -85,7 +85,9 @@ class Members:
             for name, phi_0 in phi.parameters.items():
                 noise = torch.randn(values[name].shape, generator=generator, device=device, dtype=phi_0.dtype)
                 values[name] += sigma0 * phi_0.norm() / phi_0.numel() ** 0.5 * noise.to(phi_0.device)
-        states = [{p: copy.deepcopy(optimizer.state[p]) for p in phi.parameters.values()} for _ in range(K)]
+        known = {p: optimizer.state[p] for p in phi.parameters.values() if p in optimizer.state}
+        # All of a member's states at once, because they may share tensors.
+        states = [dict(zip(known, copy.deepcopy(list(known.values())), strict=True)) for _ in range(K)]
         members = cls(phi, optimizer, values, states)
         members.load(0)
         return members
@@ -96,7 +98,8 @@ class Members:
             self._bind()
         for row, live in zip(self._rows[self.entered], self._live, strict=True):
             torch._foreach_copy_(row, live)
-        self.states[self.entered] = {p: self.optimizer.state[p] for p in self.phi.parameters.values()}
+        state = self.optimizer.state  # where asking for what isn't there would make it
+        self.states[self.entered] = {p: state[p] for p in self.phi.parameters.values() if p in state}
 
     def load(self, k: int) -> None:
         """Member k -> live model."""
@@ -104,6 +107,8 @@ class Members:
         for row, live in zip(self._rows[k], self._live, strict=True):
             torch._foreach_copy_(live, row)
         torch.clear_autocast_cache()  # within an autocast block the former member's weights would go on being used
+        for parameter in self.phi.parameters.values():
+            self.optimizer.state.pop(parameter, None)
         self.optimizer.state.update(self.states[k])
 
     def enter(self, k: int) -> None:
@@ -111,17 +116,31 @@ class Members:
         self.store()
         self.load(k)
 
-    def averages(self, folded: bool) -> dict[int, Tensor]:
-        """``id`` of a live tensor -> mean of its members; ``folded`` averages the outputs of normalization layers instead.
+    def states_in_order(self) -> list[list[dict[str, Any]]]:
+        """For each member the optimizer's state of each parameter of φ, in their order, empty where there is none."""
+        return [[states.get(parameter, {}) for parameter in self.phi.parameters.values()] for states in self.states]
 
-        By identity, so that a tied parameter is averaged under each of its names.
+    def averages(self, folded: bool) -> dict[str, Tensor]:
+        """Full name -> mean over members; ``folded`` averages the outputs of normalization layers instead.
+
+        Raises:
+            ValueError: ``folded``, and a layer has no scale and shift of its own.
         """
-        stacked = {id(value): self.values[name] for name, value in self.phi.live().items()}
-        averages = {key: _mean(values) for key, values in stacked.items()}
-        for layer in self.phi.normalization_layers().values() if folded else ():
-            tensors = {key: getattr(layer, key) for key in ("weight", "bias", "running_mean", "running_var")}
-            values = {key: stacked.get(id(tensor), tensor.detach()[None]) for key, tensor in tensors.items()}
-            averages.update((id(tensors[key]), value) for key, value in fold(layer, values).items())
+        averages = {name: _mean(values) for name, values in self.values.items()}
+        names = {id(value): name for name, value in self.phi.live().items()}
+        done: set[str] = set()
+        for prefix, layer in self.phi.normalization_layers().items() if folded else ():
+            tensors = {key: getattr(layer, key, None) for key in ("weight", "bias", "running_mean", "running_var")}
+            own = {names.get(id(tensor), f"{prefix}.{key}") for key, tensor in tensors.items()}
+            if any(tensor is None for tensor in tensors.values()) or own & done:
+                raise ValueError(
+                    f"running_statistics='folded' needs layers with a scale and a shift of their own, which {prefix} has not: "
+                    "choose mean or recompute."
+                )
+            done |= own
+            values = {key: self.values[names[id(t)]] if id(t) in names else t.detach()[None] for key, t in tensors.items()}
+            folded_layer = fold(layer, values)
+            averages |= {names.get(id(t), f"{prefix}.{key}"): folded_layer[key] for key, t in tensors.items()}
         return averages
 
     def _bind(self) -> None:

@@ -24,6 +24,10 @@ from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
 from late_phase.supported_optimizers import HARMLESS, Closure, HiddenState, refuse_unsupported
+from late_phase.weights import tensors
+
+WATCHED_STEP = 2
+"""The step at which an optimizer shows what it keeps: at the first one it may set things up that stay as they are."""
 
 RUNNING_STATISTICS = ("mean", "folded", "recompute")
 """Where the running statistics of the single model come from, see :meth:`LatePhase.average`."""
@@ -45,7 +49,7 @@ class LatePhase(torch.optim.Optimizer):
     not passed on, as they could move weights of the live member only.
 
     Args:
-        model: any module. Wrappers made by ``torch.compile`` and DistributedDataParallel are looked through.
+        model: any module. Wrappers made by ``torch.compile``, DistributedDataParallel and DataParallel are looked through.
         optimizer: an optimizer of the model's parameters. It takes one gradient a step, and keeps its state by parameter, or as
             plain entries of its parameter groups.
         select: which parameters are late-phase weights: a selection, or names with wildcards, see :mod:`late_phase.selection`.
@@ -98,7 +102,8 @@ class LatePhase(torch.optim.Optimizer):
 
         self._members: Members | None = None
         self._entered = 0  # depth of member() blocks
-        self._tried = False  # whether the optimizer has been seen to make a step
+        self._stepping = False
+        self._steps = 0  # until the optimizer has been watched for long enough
 
     # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
@@ -202,6 +207,7 @@ class LatePhase(torch.optim.Optimizer):
         """
         if self.spawned:
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
+        self._refuse_within_step("spawn()")
         self._groups.spawn()
         self._members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
 
@@ -217,7 +223,7 @@ class LatePhase(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: there is no gradient, or a ``member()`` block is open, or the optimizer takes several gradients.
-            TypeError: the optimizer keeps a state that members can't have each for itself, which shows at the first step.
+            TypeError: the optimizer keeps a state that members can't have each for itself, which shows at the second step.
         """
         if self._entered:
             raise RuntimeError("step() was called inside of a member() block: leave the block first.")
@@ -227,19 +233,27 @@ class LatePhase(torch.optim.Optimizer):
         else:
             parameters = [parameter for group in self.param_groups for parameter in group["params"]]
             evaluate = Closure(closure, parameters, self._collect_gradients)
-        hidden = None if self._tried else HiddenState(self.optimizer)
-        if self._members is None:
-            with self._groups.before_spawn():
-                self.optimizer.step(evaluate)
-        else:
-            self._inner_step(self._members, evaluate)
+        self._steps += 1
+        hidden = HiddenState(self.optimizer) if self._steps == WATCHED_STEP else None
+        self._stepping = True
+        try:
+            if self._members is None:
+                with self._groups.before_spawn():
+                    self.optimizer.step(evaluate)
+            else:
+                self._inner_step(self._members, evaluate)
+        finally:
+            self._stepping = False
         if evaluate is not None and not evaluate.evaluated:
             raise RuntimeError("the optimizer does not evaluate the closure: call backward() before step() instead.")
         if hidden is not None:
             hidden.refuse()
-            self._tried = True
         self.optimizer.zero_grad()
         return None if evaluate is None else evaluate.loss
+
+    def _refuse_within_step(self, what: str) -> None:
+        if self._stepping:
+            raise RuntimeError(f"{what} was called within step(), by its closure: call it between steps.")
 
     def _inner_step(self, members: Members, evaluate: Closure | None) -> None:
         k = members.entered
@@ -314,13 +328,25 @@ class LatePhase(torch.optim.Optimizer):
         if running_statistics not in ("mean", "folded"):
             raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
         self._refuse_train_mode("averaging")
-        averages: dict[int, Tensor] = {}
-        if self.spawned:
+        averages: dict[str, Tensor] = {}
+        if self._members is not None:
             self._members.store()
             averages = self._members.averages(folded=running_statistics == "folded")
-        state = self.model.state_dict(keep_vars=True)
-        copies = {id(value): averages.get(id(value), value.detach()).clone() for value in state.values()}  # a tied one once
-        return {name: copies[id(value)] for name, value in state.items()}
+        # By place in memory as well as by name: a tied parameter is averaged under each of its names.
+        places = {value.data_ptr(): name for name, value in tensors(self.model).items() if name in averages}
+        state, copies, found = {}, {}, set()
+        for key, value in self.model.state_dict().items():
+            name = key if key in averages or not isinstance(value, Tensor) else places.get(value.data_ptr(), key)
+            found.add(name)
+            if isinstance(value, Tensor) and name not in averages:
+                state[key] = copies.setdefault((value.data_ptr(), value.shape), value.detach().clone())  # a tied one once
+            else:
+                state[key] = averages[name] if name in averages else copy.deepcopy(value)
+        if missing := [name for name in self._phi.parameters if averages and name not in found]:
+            raise RuntimeError(
+                f"the model's state_dict() has no {missing[0]}, so it can't be given its average: average late.members by yourself."
+            )
+        return state
 
     def average(
         self,
@@ -371,19 +397,15 @@ class LatePhase(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: there are no members yet, or the optimizer is schedule-free and in train mode.
-            TypeError: the output is no tensor.
+            TypeError: the output is no tensor of logits.
         """
         self._refuse_train_mode("ensemble()")
-        log_probs = []
+        log_probs: list[Tensor] = []
         with evaluation_mode(self.model):
             for k in range(self.K):
                 with self.member(k) as model:
                     logits = model(*inputs) if forward is None else forward(model, *inputs)
-                if not isinstance(logits, Tensor):
-                    raise TypeError(
-                        f"ensemble() takes logits, not a {type(logits).__name__}: pass forward=, a function of model and inputs."
-                    )
-                log_probs.append(logits.log_softmax(-1))
+                log_probs.append(_checked(logits).log_softmax(-1))
         return ensemble_log_probs(torch.stack(log_probs))
 
     def _refuse_train_mode(self, what: str) -> None:
@@ -401,7 +423,7 @@ class LatePhase(torch.optim.Optimizer):
             "phi": self.phi,
             "members": self.members,
             "member": self._members.entered if self.spawned else None,
-            "member_states": [list(state.values()) for state in self._members.states] if self.spawned else None,
+            "member_states": self._members.states_in_order() if self.spawned else None,
             "optimizer": self.optimizer.state_dict(),
             "theta_gradients": list(self._base_gradients.sums),
             "groups": self._groups.state_dict(),
@@ -412,9 +434,12 @@ class LatePhase(torch.optim.Optimizer):
         """Restores :meth:`state_dict`, and with it the late-phase weights in the live model; load the model's own state before.
 
         Raises:
-            ValueError: the state is of another K or another selection.
+            ValueError: the state is none of a LatePhase, or of members of another K or selection, or of other parameter groups.
         """
-        if state_dict["K"] != self.K:
+        self._refuse_within_step("load_state_dict()")
+        if not isinstance(state_dict, dict) or not {"K", "phi", "members", "optimizer"} <= state_dict.keys():
+            raise ValueError("this is no state of a LatePhase: load an optimizer's own state into it before building LatePhase.")
+        if state_dict["members"] is not None and state_dict["K"] != self.K:
             raise ValueError(f"the state has K={state_dict['K']} members, this LatePhase K={self.K}: build it with the former.")
         groups = [len(group["params"]) for group in state_dict["optimizer"]["param_groups"]]
         if groups != [len(group["params"]) for group in self.param_groups]:
@@ -422,7 +447,7 @@ class LatePhase(torch.optim.Optimizer):
                 f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
                 "with or without phi_options, as they were."
             )
-        if state_dict["phi"] != self.phi:
+        if state_dict["members"] is not None and state_dict["phi"] != self.phi:
             other = sorted(set(state_dict["phi"]) ^ set(self.phi))
             raise ValueError(
                 f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
@@ -438,14 +463,14 @@ class LatePhase(torch.optim.Optimizer):
             for member_state in state_dict["member_states"]:
                 # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
                 phi = self._phi.parameters.values()
-                phi_state = {index[p]: state for p, state in zip(phi, member_state, strict=True)}
+                phi_state = {index[p]: state for p, state in zip(phi, member_state, strict=True) if state}
                 self.optimizer.load_state_dict({**optimizer_state, "state": phi_state})
-                states.append({p: self.state[p] for p in phi})
+                states.append(dict(self.state))
             self._members = Members(self._phi, self.optimizer, values, states)
         self.optimizer.load_state_dict(optimizer_state)
         if self.spawned:
             self._members.load(state_dict["member"])
-        self._base_gradients.load(state_dict["theta_gradients"])
+        self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
         self._groups.load_state_dict(state_dict.get("groups", {}))  # the first checkpoints had none
 
 
@@ -454,10 +479,20 @@ def ensemble_log_probs(log_probs: Tensor) -> Tensor:
     return log_probs.logsumexp(0) - math.log(len(log_probs))
 
 
+def _checked(logits: Any) -> Tensor:
+    if isinstance(logits, Tensor) and 2 <= logits.dim() <= 3 and logits.shape[-1] > 1:
+        return logits
+    what = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"of type {type(logits).__name__}"
+    raise TypeError(
+        f"ensemble() takes logits [examples, classes], and the output is {what}: pass forward=, which gives them by "
+        "forward(model, *inputs)."
+    )
+
+
 def _unwrap(model: nn.Module) -> nn.Module:
-    """The plain module inside of torch.compile's and DistributedDataParallel's wrappers."""
+    """The plain module inside of torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
     while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         elif hasattr(model, "_orig_mod"):
             model = model._orig_mod

@@ -116,7 +116,7 @@ class ParameterGroups:
         self._kept = {owner: [dict(entries) for entries in kept] for owner, kept in state.items()}
         places = {(index, key) for kept in self._kept.values() for index, own in enumerate(kept) for key in own}
         self._outer = {(index, key): groups[index].get(key) for index, key in places}
-        self._checks_lr = False
+        self._checks_lr = not state
 
     @contextmanager
     def _showing(self, views: dict[int, Group]) -> Iterator[dict[int, Group]]:
@@ -139,7 +139,7 @@ class ParameterGroups:
                 raise ValueError(
                     f"phi_options has {key!r}, which is no option of {type(self.optimizer).__name__}: choose from its arguments."
                 )
-        if any("initial_lr" in group for group in groups):
+        if hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
             raise ValueError(
                 "phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it."
             )
@@ -165,6 +165,8 @@ class ParameterGroups:
                         f"phi_options has lr={own['lr']}, but the optimizer's own is {group['lr']}: give it the one to begin with."
                     )
                 self._lr_ratio[index] = float(own["lr"]) / float(group["lr"])
+                if "initial_lr" in group:  # of a scheduler before, with whose state the optimizer was loaded
+                    group["initial_lr"] = group["initial_lr"] * self._lr_ratio[index]
                 group["lr"] = torch.full_like(group["lr"], own["lr"]) if isinstance(group["lr"], Tensor) else own["lr"]
 
     def _adopt_lr_bounds(self, index: int) -> bool:
@@ -183,8 +185,9 @@ class ParameterGroups:
             return  # no base weights to be like
         group, base = (self.optimizer.param_groups[i] for i in (index, self._base[index]))
         for key, value in self._options[index].items():
-            if key == "lr":  # at the end of a schedule both may be its smallest one
-                lost = self._checks_lr and self._lr_ratio[index] != 1 and float(group[key]) == float(base[key]) != 0
+            if key == "lr":  # at the end of a scheduler's way both may be its smallest one
+                checked = self._lr_ratio[index] != 1 and (self._checks_lr or "initial_lr" not in group)
+                lost = checked and float(group[key]) == float(base[key]) != 0
             else:
                 lost = not _same(group[key], value) and _same(group[key], base[key])
             if lost:

@@ -87,18 +87,20 @@ def recompute_running_statistics(
         return
     seen: dict[nn.Module, int] = {}
 
-    def weigh(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def weigh(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if layer not in seen:
             layer.running_mean.zero_()
             layer.running_var.fill_(1)
             if getattr(layer, "num_batches_tracked", None) is not None:
                 layer.num_batches_tracked.zero_()
-        n = inputs[0].numel() // layer.running_mean.numel()
+        inputs = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        n = inputs.numel() // layer.running_mean.numel()
         seen[layer] = seen.get(layer, 0) + n
-        layer.momentum = n / seen[layer]
+        layer.training = n > 0  # the mean of nothing would be nan
+        layer.momentum = n / max(seen[layer], 1)
 
     momenta = [(layer, layer.momentum) for layer in layers]
-    hooks = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(weigh, with_kwargs=True) for layer in layers]
     batch = None
     try:
         with evaluation_mode(model):

@@ -29,11 +29,17 @@ def refuse_unsupported(optimizer: Any) -> None:
     name = f"optimizer is of type {type(optimizer).__name__}"
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"{name}: pass a torch optimizer of the model's parameters.")
-    if inner := [key for key, value in vars(optimizer).items() if isinstance(value, torch.optim.Optimizer)]:
+    if inner := [key for key, value in vars(optimizer).items() if key not in HARMLESS and _holds_optimizer(value)]:
         raise TypeError(f"{name}, which works through another optimizer ({inner[0]}): pass one that makes its steps itself.")
     arguments = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
     if any(a.default is a.empty and a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) for a in arguments):
         raise TypeError(f"{name}, whose step() computes gradients by a closure: pass one that takes one gradient a step.")
+
+
+def _holds_optimizer(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return any(map(_holds_optimizer, value)) if isinstance(value, list | tuple) else isinstance(value, torch.optim.Optimizer)
 
 
 class HiddenState:
@@ -61,9 +67,10 @@ class HiddenState:
         """Place -> something that changes if what is there does."""
         groups = self.optimizer.param_groups
         places = {key: value for key, value in vars(self.optimizer).items() if key not in HARMLESS}
-        for key in {key for group in groups for key in group}:
-            if tensors := [group[key] for group in groups if isinstance(group.get(key), Tensor)]:
-                places[f"the tensor {key!r} of a parameter group"] = tensors
+        for key in {key for group in groups for key in group if key != "params"}:
+            # What can be changed in place: that isn't seen when groups before and after a step are compared.
+            if mutable := [group[key] for group in groups if isinstance(group.get(key), Tensor | list | dict)]:
+                places[f"the {type(mutable[0]).__name__} {key!r} of a parameter group"] = mutable
         parameters = {id(parameter) for group in groups for parameter in group["params"]}
         return {place: _mark(value, parameters) for place, value in places.items()}
 
@@ -74,6 +81,8 @@ def _mark(value: Any, ignored: set[int], depth: int = 4) -> Any:
         return None
     if isinstance(value, Tensor):
         return id(value), value._version
+    if hasattr(value, "tobytes"):  # an array, whose repr may leave out most of it
+        return value.tobytes()
     if isinstance(value, dict):
         return [(str(key), _mark(own, ignored, depth - 1)) for key, own in value.items()]
     if isinstance(value, (list, tuple)):

@@ -15,8 +15,8 @@ WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 PREFERRED = ("", "state_dict", "model_state_dict", "model")
 """Keys under which weights are meant to be found, where a file has several such dicts, as with an average beside the model."""
 
-DEPTH = 3
-"""How many dicts may lie around the weights."""
+DEPTH = 6
+"""How many dicts, or lists, may lie around weights and states of optimizers."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,13 @@ def find_weights(content: Any, names: Sequence[str]) -> list[Found]:
 
 
 def unfinished(content: Any, depth: int = DEPTH) -> str | None:
-    """Why weights in ``content`` are those of a training that is not over, or None: they are not what it results in."""
-    if not isinstance(content, dict) or depth == 0:
+    """Why weights in ``content`` are those of a training that is not over, or None: they are not what it results in.
+
+    Lists are looked into, because Lightning keeps the states of optimizers in one.
+    """
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict) or depth < 0:
         return None
     if {"epoch", "late", "tally"} <= content.keys():
         return "the checkpoint of a run, from which training goes on"
@@ -73,12 +78,13 @@ def unfinished(content: Any, depth: int = DEPTH) -> str | None:
 
 
 def _search(content: Any, names: list[str], place: str, depth: int) -> Iterator[Found]:
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         return
-    if tensors := {WRAPPERS.sub("", key): value for key, value in content.items() if isinstance(value, Tensor)}:
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    if tensors := {WRAPPERS.sub("", key): value for key, value in named.items() if isinstance(value, Tensor)}:
         yield from _under_prefixes(tensors, names, place)
     if depth:
-        for key, value in content.items():
+        for key, value in named.items():
             yield from _search(value, names, f"{place}.{key}" if place else key, depth - 1)
 
 

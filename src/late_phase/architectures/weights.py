@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,13 +17,15 @@ from late_phase.architectures import imagenet
 from late_phase.architectures.state_dicts import find_weights, unfinished
 from late_phase.errors import UserError, first_line
 
+HARMLESS = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np._core.multiarray.scalar]
+"""Classes that are read from files besides torch's own: arguments of a training and its results, kept beside the weights."""
 
-def load(model: nn.Module, name: str, weights: str) -> None:
+
+def load(model: nn.Module, name: str, weights: str, whole: bool = False) -> None:
     """Copies ``weights`` into the architecture ``name``, running statistics included.
 
-    The last layer, if it is for another number of classes, is left as it is.
-
     Args:
+        whole: the last layer has to fit as well. Else the model keeps its own for another number of classes, and says so.
         weights: the name of torchvision's weights; a .safetensors file; another file that ``torch.save`` wrote, with a state dict
             alone or within dicts, and with or without a prefix before all names, such as wrappers and Lightning's modules have; or
             the directory of a finished run.
@@ -37,8 +41,13 @@ def load(model: nn.Module, name: str, weights: str) -> None:
 
     last = next(prefix for prefix, module in reversed(list(model.named_modules())) if isinstance(module, nn.Linear))
     head = [f"{last}.weight", f"{last}.bias"]
-    if all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in head):
-        state |= {key: own[key] for key in head if state[key].shape != own[key].shape}
+    other_classes = all(
+        key in state and state[key].shape[1:] == own[key].shape[1:] and len(state[key]) != len(own[key]) for key in head
+    )
+    if other_classes and not whole:
+        there, wanted = len(state[head[0]]), len(own[head[0]])
+        print(f"architecture.weights={weights}: {last} is for {there} classes, and starts anew for {wanted}.", file=sys.stderr)
+        state |= {key: own[key] for key in head}
     wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
     fitting = {key: value for key, value in state.items() if key not in wrong}
     missing, unknown = model.load_state_dict(fitting, strict=False)  # knows that old files don't count BatchNorm's minibatches
@@ -81,7 +90,8 @@ def _read(name: str, weights: str, entries: Collection[str], own: Sequence[str])
     try:
         if of_run := path.is_dir():
             path /= "model.safetensors"
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         if of_run:
             absent = "no finished run, as it has no model.safetensors"
