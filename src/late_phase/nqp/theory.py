@@ -156,9 +156,18 @@ def _fluctuations(problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B
 
 
 def spread(problem: NoisyQuadratic, theta: Array, eta: float, B: int, K: int) -> Array:
-    """Γ ``[d, d]``, steady covariance of the members' embeddings about ē: each is pulled by its own minibatches (Eq. 8)."""
-    noise = (1 - 1 / K) * eta**2 / B * theta.T @ problem.noise_covariance @ theta
-    return solve_discrete_lyapunov(np.eye(theta.shape[1]) - eta * theta.T @ problem.H @ theta, noise)
+    """Γ ``[d, d]``, steady covariance of the members' embeddings about ē: each is pulled by its own minibatches (Eq. 8).
+
+    It is found in the eigenvectors of θᵀHθ, along which the errors shrink independently. Where d > n some of these have the
+    eigenvalue 0: neither gradients nor noise move the embeddings along them.
+    """
+    pull, axes = np.linalg.eigh(theta.T @ problem.H @ theta)
+    moves = pull > len(pull) * np.finfo(float).eps * pull[-1]
+    step = eta * pull
+    noise = axes.T @ ((1 - 1 / K) * eta**2 / B * theta.T @ problem.noise_covariance @ theta) @ axes
+    lost = np.add.outer(step, step) - np.outer(step, step)  # of a covariance at each step
+    steady = np.divide(noise, lost, out=np.zeros_like(noise), where=np.outer(moves, moves))
+    return axes @ steady @ axes.T
 
 
 def drift(problem: NoisyQuadratic, imbalance: float, eta: float, B: int, K: int, times: Array) -> Array:
