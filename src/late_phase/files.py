@@ -34,7 +34,8 @@ def atomic(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # nobody has heard of the partial file
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # not there: the usual case
+            partial.unlink()
 
 
 def check_file(key: str, value: str, path: Path) -> None:

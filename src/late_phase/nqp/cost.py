@@ -10,23 +10,29 @@ LONGEST = 30 * 24 * 60 * 60
 """Seconds; what takes longer is refused."""
 
 
-def check_cost(s: Settings, steps: int, records: int) -> float:
-    """The seconds that a measurement of so many steps and records takes.
+def check_bytes(s: Settings, records: int = 0) -> None:
+    """Refuses a measurement that doesn't fit into the memory with so many records.
 
     Raises:
-        UserError: it doesn't fit into the memory, or takes longer than :data:`LONGEST`.
+        UserError: it doesn't.
     """
-    check_memory(
-        f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, repetitions={s.repetitions}, {len(s.seeds)} seeds and {records} records",
-        needed_bytes(s, records),
-        "choose smaller ones" + (", or a smaller window." if records else "."),
-    )
+    what = f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, repetitions={s.repetitions} and {len(s.seeds)} seeds"
+    made = f", which makes {records:,} records," if records else ""
+    check_memory(f"{what}{made}", needed_bytes(s, records), "choose smaller sizes" + (" or a smaller window." if records else "."))
+
+
+def check_seconds(s: Settings, steps: int) -> float:
+    """The seconds that a measurement of so many steps takes.
+
+    Raises:
+        UserError: they are more than :data:`LONGEST`.
+    """
     seconds = needed_seconds(s, steps)
     if seconds > LONGEST:
         raise UserError(
             f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, eta={s.eta:g}, target_norm={s.target_norm:g}, phi0={s.phi0:g}, "
-            f"window={s.window:g}, repetitions={s.repetitions} and {len(s.seeds)} seeds takes about {steps:.2g} steps, "
-            f"{in_words(seconds)}: choose a larger eta, or smaller sizes, that take at most {in_words(LONGEST)}."
+            f"window={s.window:g}, repetitions={s.repetitions} and {len(s.seeds)} seeds takes about {in_words(seconds)} "
+            f"({steps:.2g} steps): choose a larger eta, or smaller sizes, for at most {in_words(LONGEST)}."
         )
     return seconds
 
@@ -41,12 +47,14 @@ def needed_bytes(s: Settings, records: int) -> int:
 def needed_seconds(s: Settings, steps: int) -> float:
     """Time of the closed form, at six times for each seed, and of the steps."""
     models, state, draws = _numbers(s)
-    members = s.K if s.model == "late_phase" else 1
-    of_a_model = 25e-9 * (state + draws)
-    if s.d > 1 and s.model != "full":  # products of matrices, QR, and where embeddings are fewer than members eigenvectors
-        of_a_model += 1e-9 * ((s.n + members) * s.d**2 + (s.d**3 if s.d < members else 0))
+    calls, of_a_model = 1e-5, 25e-9 * (state + draws)
+    if s.model != "full":
+        members = s.K if s.model == "late_phase" else 1
+        calls = 4e-5
+        if s.d > 1:  # products of matrices, QR, and where embeddings are fewer than members eigenvectors
+            of_a_model += 1e-9 * ((s.n + members) * s.d**2 + (s.d**3 if s.d < members else 0))
     closed_form = 6 * len(s.seeds) * 7e-9 * _order(s) ** 3
-    return closed_form + steps * (3e-5 + len(s.seeds) * s.repetitions * models * of_a_model)
+    return closed_form + steps * (calls + len(s.seeds) * s.repetitions * models * of_a_model)
 
 
 def in_words(seconds: float) -> str:

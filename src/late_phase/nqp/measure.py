@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from late_phase.errors import UserError
-from late_phase.nqp.cost import check_cost
+from late_phase.nqp.cost import check_bytes, check_seconds
 from late_phase.nqp.estimate import Estimate, burn_in, steady_state
 from late_phase.nqp.problem import Array, NoisyQuadratic, paper_problem
 from late_phase.nqp.settings import Settings, check
@@ -76,23 +76,33 @@ def plan(s: Settings) -> Plan:
             small that rounding hides it.
     """
     check(s)
-    check_cost(s, 0, 0)
+    check_bytes(s)
+    check_seconds(s, 0)
     problem = paper_problem(s.n, s.target_norm)
     w, theta, e = start(problem, s)
     shared = s.K if s.model == "late_phase" else 1  # members of one θ
-    speeds = slow = problem.curvature
+    speeds = problem.curvature
     if s.model != "full":
-        speeds = slow = np.array([rates(problem, settled(problem, part[0], e), e) for part in theta])
-        if s.d == 1:  # φ may move below where it starts, and everything slows down with φ²
-            slow = speeds * min(1.0, lasting_squared_phi(problem, shared) / s.phi0**2)
+        speeds = np.array([rates(problem, settled(problem, part[0], e), e) for part in theta])
     refuse_unstable(s, speeds)
 
-    # Too large a step overshoots: then the fastest mode may be the slowest to settle. Rounding may take the slowest one below 0.
-    slowest = max(1e-100, min(0.5, float((1 - abs(1 - s.eta * speeds)).min()), float(s.eta * slow.min())))
+    def slowest_of(pace: float) -> float:
+        """What the slowest mode's error shrinks by at each step. Rounding may have taken its rate below 0."""
+        # Too large a step overshoots: then the fastest mode may be the slowest to settle.
+        return max(1e-100, min(0.5, float(2 - s.eta * speeds.max()), float(s.eta * speeds.min()) * pace))
+
+    check_seconds(s, round(s.window / slowest_of(1.0)))
+    pace = 1.0
+    if s.model != "full" and s.d == 1:
+        # φ may move below where it starts, and everything slows down with φ². On its way to w* alone it moves little, by less than
+        # a factor of two, unless w* is small.
+        reached = min(float(mean @ mean) for part in theta[:, 0] for _, mean in states(problem, s, part, e, np.zeros(1)))
+        pace = min(1.0, lasting_squared_phi(problem, shared) / s.phi0**2, 2 * reached / s.phi0**2)
+    slowest = slowest_of(pace)
     every = max(1, round(1 / (s.eta * speeds.max())))  # the fastest mode's time: nothing is lost in between
     window = round(s.window / slowest)
-    check_cost(s, window, window // every)
-    noise = s.eta * slow.min() / float(np.sqrt(problem.curvature.min() * shared * s.B))  # of the slowest mode in a step
+    check_seconds(s, window)
+    noise = slowest / float(np.sqrt(problem.curvature.min() * shared * s.B))  # of the slowest mode in a step
     if noise < 100 * np.finfo(float).eps * problem.target.max():
         raise UserError(
             f"B={s.B} with eta={s.eta:g} makes noise of {noise:.2g} in a step, which is lost when weights of "
@@ -106,7 +116,9 @@ def plan(s: Settings) -> Plan:
     records = (before + window) // every - before // every
     if records * len(s.seeds) * s.repetitions < 2:
         raise UserError(f"window={s.window:g} leaves one record, which has no error bar: choose a larger one, or more repetitions.")
-    return Plan(s, before, window, every, check_cost(s, before + window, (before + window) // every))
+    seconds = check_seconds(s, before + window)
+    check_bytes(s, (before + window) // every)
+    return Plan(s, before, window, every, seconds)
 
 
 def measure(p: Plan) -> Measurement:

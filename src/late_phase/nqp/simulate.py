@@ -172,6 +172,7 @@ def simulate(
     draws = np.empty((len(seeds), block, repetitions, *ensemble.draws))
     losses = np.empty((len(seeds), repetitions, steps // every))
     squared_embeddings = None if ensemble.squared_embedding() is None else np.empty_like(losses)
+    limit = 1e6 * (1 + float(loss(target)))  # of what is still on its way: far above w = 0, and starts at a distance of about 1
 
     def diverged(t: int) -> UserError:
         return UserError(f"eta={ensemble.eta} makes the runs diverge after {t + 1} steps: choose a smaller one.")
@@ -190,7 +191,7 @@ def simulate(
                 losses[..., record] = loss(ensemble.mean_model() - target)
                 if squared_embeddings is not None:
                     squared_embeddings[..., record] = ensemble.squared_embedding()
-                if not np.isfinite(losses[..., record]).all():
+                if not (losses[..., record] < limit).all():
                     raise diverged(t)
     return Trajectory(losses, squared_embeddings, every)
 

@@ -186,7 +186,8 @@ def drift(problem: NoisyQuadratic, imbalance: float, eta: float, B: int, K: int,
         damping = (1 - 1 / K) * 2 / (2 - eta * stiffness / u)  # 2ηΓ θᵀHθ over η²/B θᵀSθ
         return -(eta**2) / B * ((total * u - pull / u) / K - damping * pull / u) / (size / u**2 + 1)
 
-    start = (np.sqrt(imbalance**2 + 4 * size) - imbalance) / 2  # ‖w*‖²/φ² − φ² = imbalance
+    root = np.sqrt(imbalance**2 + 4 * size)  # ‖w*‖²/φ² − φ² = imbalance
+    start = 2 * size / (root + imbalance) if imbalance > 0 else (root - imbalance) / 2  # no difference of what is almost equal
     return solve_ivp(slope, (0, times[-1]), [start], method="LSODA", t_eval=times, rtol=1e-6).y[0]
 
 
