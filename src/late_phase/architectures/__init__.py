@@ -41,12 +41,9 @@ def build(name: str, *sizes: int, weights: str | None = None, **options: float) 
 
 
 def parameters(name: str, *sizes: int, **options: float) -> int:
-    """Number of parameters that :func:`build` would make, found without memory and without random numbers.
+    """Number of parameters that :func:`build` would make, found without memory and random numbers; 0 of what it refuses.
 
-    Of a very deep network, of which the layers alone take long to build, a shallower one is counted, in proportion.
-
-    Raises:
-        ValueError: as of :func:`build`.
+    Of a very deep network, whose layers alone take long to build, a shallower one is counted, in proportion.
     """
     depth = shallower = options.get("depth", 0)
     if depth > 2 * SHALLOW:
@@ -55,6 +52,8 @@ def parameters(name: str, *sizes: int, **options: float) -> int:
     try:
         with torch.device("meta"):
             model = ARCHITECTURES[name](*sizes, **options)
+    except ValueError:
+        return 0
     except (RuntimeError, TypeError, OverflowError):  # torch's words for sizes that it can't count
         return 2**63
     count = sum(parameter.numel() for parameter in model.parameters())

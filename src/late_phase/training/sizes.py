@@ -26,7 +26,6 @@ def check_size(name: str, sizes: tuple[int, ...], options: dict[str, float], cop
 
     Raises:
         UserError: they don't.
-        ValueError: there is no such architecture.
     """
     count = architectures.parameters(name, *sizes, **options)
     own = "".join(f", {key}={value}" for key, value in options.items() if value is not None)
