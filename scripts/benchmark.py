@@ -7,23 +7,26 @@ else runs on its cores is noise at best.
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from late_phase.arguments import Parser, count
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes
-from late_phase.files import write_json
+from late_phase.files import check_file, write_json
+from late_phase.training.command_line import errors_in_one_sentence
 from late_phase.training.settings import choose_device, torch_settings
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="pairs of blocks per measurement (default: %(default)s)")
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--pairs", type=count, default=Sizes.pairs, metavar="N", help="pairs of blocks per measurement (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE as well")
     arguments = parser.parse_args()
-    if arguments.pairs < 1:
-        parser.error(f"--pairs={arguments.pairs} measures nothing: choose at least 1.")
+    if arguments.json:
+        check_file("--json", str(arguments.json), arguments.json)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler else complains of there being no GPU
     device = choose_device("auto")
     with torch_settings(device, None, seed=0):
@@ -33,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from report import report
 
+from late_phase.arguments import Parser
+
 EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
 SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2"]
 
 
 def main() -> None:
+    Parser(__doc__).parse_args()
     root = Path(__file__).resolve().parent.parent
     print(f"$ python {' '.join(SWEEP)}", flush=True)
     if status := subprocess.run([sys.executable, *SWEEP], cwd=root, check=False).returncode:

@@ -2,6 +2,7 @@
 
 from jobs import ROOT, in_parallel, python
 
+from late_phase.arguments import Parser
 from late_phase.files import write_text
 from late_phase.reporting.runs import find_runs, table
 
@@ -15,6 +16,7 @@ ONE_THREAD = ["runtime.threads=1", "runtime.progress=false", "runtime.evaluate_e
 
 
 def main() -> None:
+    Parser(__doc__).parse_args()
     jobs = [("train.py", "-m", f"+experiment=digits_lenet_{method}", "seed=0,1,2", *ONE_THREAD) for method in METHODS]
     in_parallel(jobs)
     folders = [ROOT / "outputs" / f"digits_lenet_{method}" / "default" for method in METHODS]

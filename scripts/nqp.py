@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,13 +23,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from late_phase.errors import UserError
-from late_phase.files import write_json
+from late_phase.files import check_file, write_json
 from late_phase.nqp.config import NqpConfig
-from late_phase.nqp.figure import Figure1, measure_figure1, plot_figure1
-from late_phase.nqp.measure import Settings, measure
+from late_phase.nqp.cost import in_words
+from late_phase.nqp.figure import Figure1, measure_figure1, plan_figure1, plot_figure1
+from late_phase.nqp.measure import Plan, measure, plan
+from late_phase.nqp.settings import Settings
 from late_phase.nqp.speed import compare
 from late_phase.training.command_line import as_dataclass, errors_in_one_sentence
 from late_phase.training.provenance import git_commit
+from late_phase.training.settings import cores
 
 ConfigStore.instance().store(group="schema", name="nqp", node=NqpConfig)
 
@@ -55,30 +59,47 @@ def main(composed: DictConfig) -> None:
 def run(config: NqpConfig) -> None:
     began = time.monotonic()
     settings = Settings(**{key: getattr(config, key) for key in Settings.__dataclass_fields__})
+    output, folder = Path(config.output), Path(config.figure1.folder)
     if config.task == "measure":
-        measurement = measure(settings)
+        planned = plan(settings)
+        check_file("output", config.output, output)
+        announce([planned], 1)
+        measurement = measure(planned)
         print(measurement.line(), flush=True)
-        write_json(Path(config.output), provenance(began) | measurement.record())
+        write_json(output, provenance(began) | measurement.record())
     elif config.task == "figure1":
-        folder = Path(config.figure1.folder)
-        for result in measure_figure1(settings, config.figure1):
+        plans, numbers = plan_figure1(settings, config.figure1), folder / "nqp" / "figure1.json"
+        pictures = [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")]
+        for path in (numbers, *pictures):
+            check_file("figure1.folder", config.figure1.folder, path)
+        announce(plans, min(config.figure1.workers, cores()))
+        for result in measure_figure1(plans, config.figure1):
             if isinstance(result, Figure1):
-                plot_figure1(result, [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")])
-                write_json(folder / "nqp" / "figure1.json", provenance(began) | {"settings": asdict(config)} | result.record())
+                plot_figure1(result, pictures)
+                write_json(numbers, provenance(began) | {"settings": asdict(config)} | result.record())
                 print(
                     "slope of late phase {:.4f} ± {:.4f}".format(*result.slope()), f"in {folder}/, {time.monotonic() - began:.0f} s"
                 )
             else:
                 print(result.line(), flush=True)
     elif config.task == "speed":
+        check_file("output", config.output, output)
         record = compare()
         print(
             "loop / vectorised at K={K}, {repetitions} repetitions: {ratio:.1f}".format(**record),
             "({:.1f} to {:.1f})".format(*record["interval"]),
         )
-        write_json(Path(config.output), provenance(began) | record)
+        write_json(output, provenance(began) | record)
     else:
         raise UserError(f"task={config.task} is unknown: choose one of measure, figure1, speed.")
+
+
+def announce(plans: Sequence[Plan], at_once: int) -> None:
+    """Says on standard error how long it takes, where that is more than a minute."""
+    seconds = sum(p.seconds for p in plans) / at_once
+    if seconds > 60:
+        steps = sum(p.burn_in + p.window for p in plans)
+        print(f"{steps:,} steps, in about {in_words(seconds)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from late_phase.arguments import Parser, one_of
 from late_phase.data.prepare import PREPARED, prepare
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=PREPARED, metavar="NAME", help=", ".join(PREPARED))
+    parser = Parser(__doc__)
+    parser.add_argument("name", type=one_of(PREPARED), metavar="NAME", help=", ".join(PREPARED))
     parser.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="where the files are (default: data)")
     arguments = parser.parse_args()
     with errors_in_one_sentence():

@@ -1,9 +1,9 @@
 """Table and curves of all finished runs below some folders: ``python scripts/report.py outputs/EXPERIMENT ... [--to FOLDER]``."""
 
-import argparse
 from pathlib import Path
 
-from late_phase.files import write_text
+from late_phase.arguments import Parser
+from late_phase.files import make_folder, write_text
 from late_phase.reporting.curves import plot_curves
 from late_phase.reporting.runs import copy_runs, find_runs, table
 from late_phase.training.command_line import errors_in_one_sentence
@@ -12,6 +12,8 @@ from late_phase.training.command_line import errors_in_one_sentence
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
     """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
     runs = find_runs(folders)
+    if to is not None:
+        make_folder("--to", to)
     print(table(runs))
     if to is not None:
         write_text(to / "table.md", table(runs) + "\n")
@@ -21,12 +23,12 @@ def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--to", type=Path, help="folder for table.md and accuracy.png, or of texts bpc.png")
+    parser = Parser(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's directory, or one above it")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="for table.md and accuracy.png, or of texts bpc.png")
     parser.add_argument("--keep", action="store_true", help="copy config, history and metrics of the runs there, too")
     arguments = parser.parse_args()
     if arguments.keep and arguments.to is None:
-        parser.error("--keep needs a folder: add --to FOLDER.")
+        parser.error("--keep needs --to")
     with errors_in_one_sentence():
         report(arguments.folders, arguments.to, arguments.keep)

@@ -4,12 +4,12 @@
 ``python scripts/table6.py pydocs`` is the embedded one: three seeds, on each processor one at a time.
 """
 
-import argparse
 import subprocess
 import sys
 
 from jobs import ROOT, in_parallel
 
+from late_phase.arguments import Parser, one_of
 from late_phase.files import write_text
 from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import ROWS, table6
@@ -31,8 +31,8 @@ def train(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", nargs="?", choices=SEEDS, default="enwik8")
+    parser = Parser(__doc__)
+    parser.add_argument("text", nargs="?", type=one_of(SEEDS), default="enwik8", metavar="TEXT", help=", ".join(SEEDS))
     text = parser.parse_args().text
     train(text)
     with errors_in_one_sentence():

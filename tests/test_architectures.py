@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from late_phase.architectures import build
+from late_phase.architectures import build, parameters
 from late_phase.layers.shakedrop import ShakeDrop
 
 SMALL: dict[str, dict[str, float]] = {"lenet": {}, "wrn": {"depth": 10, "width": 1}, "pyramidnet": {"depth": 8, "alpha": 6}}
@@ -31,6 +32,52 @@ def assert_same_computation(ours: nn.Module, theirs: nn.Module, out: Sequence[Te
 def count(name: str, channels: int, classes: int, **options: float) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in build(name, channels, classes, **options).parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "options"),
+    [
+        ("lenet", (3, 10), {}),
+        ("wrn", (3, 100), {"depth": 28, "width": 2}),
+        ("wrn", (1, 7), {"depth": 304, "width": 1}),
+        ("pyramidnet", (3, 10), {"depth": 20, "alpha": 48}),
+        ("pyramidnet", (3, 10), {"depth": 302, "alpha": 48}),
+        ("resnet50", (3, 10), {}),
+        ("densenet161", (3, 10), {}),
+        ("lstm", (205,), {"units": 500}),
+        ("lstm", (30,), {"units": 5, "embedding": 1000}),
+    ],
+)
+def test_parameters_are_counted_without_memory_and_random_numbers(name, sizes, options):
+    """Of a network of more than twice 120 layers in proportion, to a fiftieth."""
+    before = torch.get_rng_state()
+    counted = parameters(name, *sizes, **options)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.device("meta"):
+        expected = sum(p.numel() for p in build(name, *sizes, **options).parameters())
+    assert counted == (expected if options.get("depth", 0) <= 240 else pytest.approx(expected, rel=0.02))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "options"),
+    [
+        ("wrn", (3, 10), {"width": 10**10}),
+        ("wrn", (3, 10), {"width": 10**30}),
+        ("pyramidnet", (3, 10), {"alpha": 10**400}),
+        ("lstm", (205,), {"units": 10**10}),
+        ("lstm", (205,), {"embedding": 10**30}),
+    ],
+)
+def test_more_parameters_than_can_be_counted_are_at_least_as_many(name, sizes, options):
+    assert parameters(name, *sizes, **options) == 2**63
+
+
+def test_very_deep_networks_are_counted_at_once():
+    began = time.process_time()
+    block = parameters("wrn", 3, 10, depth=226, width=1) / 222
+    assert parameters("wrn", 3, 10, depth=6 * 10**15 + 4, width=1) == pytest.approx(6e15 * block, rel=0.05)
+    assert parameters("wrn", 3, 10, depth=6 * 10**15 + 5) == 0 == parameters("lenet", 3, 10, dropout=2.0)
+    assert time.process_time() - began < 2
 
 
 def randomize_norms(model: nn.Module) -> None:

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from late_phase.files import atomic, write_json, write_tensors, write_text
+from late_phase.errors import UserError
+from late_phase.files import atomic, check_file, write_json, write_tensors, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -57,6 +58,41 @@ def test_a_file_is_not_there_before_the_end(tmp_path):
         assert partial.parent == path.parent, "another file system would not do"
     assert path.read_text() == "new"
     assert names(tmp_path) == ["file.txt"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    """Neither a hidden partial one, nor one that the block itself used."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(tmp_path / "folder", "text")
+    assert error.value.filename == str(tmp_path / "folder")
+    with pytest.raises(OSError, match="too long") as error:
+        write_text(tmp_path / ("x" * 250), "text")
+    assert error.value.filename == str(tmp_path / ("x" * 250))
+    with pytest.raises(FileNotFoundError) as error, atomic(tmp_path / "file") as partial:
+        partial.write_text((tmp_path / "absent").read_text())
+    assert str(error.value.filename) == str(tmp_path / "absent")
+    with pytest.raises(OSError, match="exists") as error:
+        (tmp_path / "mine").write_text("")
+        write_text(tmp_path / "mine" / "file", "text")
+    assert str(error.value.filename) == str(tmp_path / "mine")
+    assert names(tmp_path) == ["folder", "mine"]
+
+
+def test_a_place_is_tried_before_there_is_content(tmp_path):
+    """A good one is left as it was, or with its folder made; a bad one as it was, without the folders on the way."""
+    path = tmp_path / "a" / "b" / "file"
+    check_file("output", "value", path)
+    assert names(path.parent) == []
+    path.write_text("old")
+    check_file("output", "value", path)
+    assert path.read_text() == "old" and names(path.parent) == ["file"]
+    too_long = tmp_path / "c" / "d" / ("x" * 300)
+    for bad, reason in ((path / "c", "File exists"), (path.parent, "Is a directory"), (too_long, "File name too long")):
+        with pytest.raises(UserError) as error:
+            check_file("key", "value", bad)
+        assert str(error.value) == f"key=value can't be used, as {bad} can't be written ({reason}): choose another place."
+    assert names(tmp_path) == ["a"] and names(path.parent) == ["file"]
 
 
 def test_what_json_cannot_hold_keeps_the_old_file(tmp_path):

@@ -5,89 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
+import os
+import re
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from late_phase import memory
 from late_phase.errors import UserError
+from late_phase.nqp import figure
 from late_phase.nqp.config import NqpConfig
-from late_phase.nqp.figure import STYLES
-from late_phase.nqp.measure import Settings, check, measure, settled, start
-from late_phase.nqp.problem import paper_problem
+from late_phase.nqp.figure import STYLES, Figure1Settings, measure_figure1, plan_figure1
+from late_phase.nqp.settings import Settings
 from late_phase.training.command_line import as_dataclass
 
+SMALL = ["figure1.K=[1,2]", "figure1.K_ensembles=[1,2]", "figure1.others=[]"]
 COMMITTED = json.loads((ROOT / "results" / "nqp" / "figure1.json").read_text())
-SMALL = {"n": 10, "target_norm": math.sqrt(10)}  # the stated regime in ten dimensions: still in balance
-
-
-def test_late_phase_falls_as_one_over_k_on_par_with_parameterised_models():
-    losses = {K: measure(Settings(K=K, **SMALL)).loss for K in (1, 5, 50)}
-    K = np.array(list(losses))
-    slope = np.polyfit(np.log(K), np.log([loss.mean for loss in losses.values()]), 1)[0]
-    assert slope == pytest.approx(-1, abs=0.05)
-    assert losses[5].mean == pytest.approx(measure(Settings(model="parameterised", K=5, **SMALL)).loss.mean, rel=0.1)
-
-
-def test_the_closed_forms_hold_within_the_error_bars():
-    for settings in [
-        Settings(model="full", K=3, **SMALL),
-        Settings(model="parameterised", K=3, **SMALL),
-        Settings(K=20, **SMALL),
-        Settings(K=4, d=3, eta=0.005, **SMALL, seeds=[1], repetitions=8),
-    ]:
-        m = measure(settings)
-        assert m.loss.standard_error < 0.04 * m.theory, settings
-        assert abs(m.loss.mean - m.theory) < 3 * m.loss.standard_error + 0.03 * m.theory, settings
-
-
-def test_the_start_is_at_distance_one_for_every_seed_and_dimension():
-    for d in (1, 3):
-        s, problem = Settings(d=d, phi0=0.5, seeds=[3, 4]), paper_problem(100, 10.0)
-        w, theta, e = start(problem, s)
-        assert w.shape == (2, 2, 100) and theta.shape == (2, 2, 100, d) and np.linalg.norm(e) == pytest.approx(0.5)
-        np.testing.assert_allclose(theta @ e, w, rtol=1e-12)
-        np.testing.assert_allclose(np.linalg.norm(w - problem.target, axis=-1), 1, rtol=1e-12)
-        assert not np.allclose(w[0], w[1]) and np.linalg.matrix_rank(theta[0, 0]) == d
-        np.testing.assert_allclose(settled(problem, theta[0, 0], e) @ e, problem.target, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"model": "deep"}, "model=deep is unknown: choose one of late_phase, parameterised, full."),
-        ({"K": 0}, "K=0 is too small"),
-        ({"B": 0}, "B=0 is too small"),
-        ({"d": 0}, "d=0 is too small"),
-        ({"eta": -0.1}, "eta=-0.1 is not a positive number"),
-        ({"phi0": math.nan}, "phi0=nan is not a positive number"),
-        ({"window": 0.5}, "window=0.5 is too short"),
-        ({"tolerance": 1.0}, "tolerance=1.0 is no part of a loss"),
-        ({"seeds": [1, 1]}, r"seeds=\[1, 1\] has none, or one of them twice"),
-    ],
-)
-def test_impossible_settings_are_refused(changes, sentence):
-    with pytest.raises(UserError, match=sentence):
-        check(Settings(**changes))
-
-
-@pytest.mark.parametrize(("model", "limit"), [("full", 2.0), ("late_phase", 2 / 5.4)])
-def test_an_unstable_learning_rate_is_refused_with_its_limit(model, limit):
-    with pytest.raises(UserError, match=r"eta=5 is unstable, as the largest curvature is .*: choose one below") as error:
-        measure(Settings(model=model, eta=5.0))
-    assert float(str(error.value).split()[-1].rstrip(".")) == pytest.approx(limit, rel=0.1)
-
-
-@pytest.mark.parametrize("eta", [1.0, 1.99])
-def test_steps_that_overshoot_are_measured_for_as_long_as_they_need(eta):
-    m = measure(Settings(model="full", n=1, K=2, eta=eta))  # at each step the error becomes 1 − η times what it was
-    assert m.burn_in + m.window > (700 if eta > 1.9 else 10)
-    assert abs(m.loss.mean - m.theory) < 3 * m.loss.standard_error
 
 
 def test_the_defaults_of_the_code_are_those_of_the_config():
@@ -141,20 +80,111 @@ def test_a_sweep_prints_a_line_and_writes_a_file_for_each_job(nqp, tmp_path):
     assert record["command"] == "python scripts/nqp.py -m K=1,2 eta=0.1 n=4 target_norm=2.0"
 
 
+OTHER = "figure1.others=[{eta: 0.1, B: 5, target_norm: 2.0}, "
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["K=0"], "error: K=0 is too small: choose an integer of at least 1."),
+        (["K=0"], "error: K=0 is out of range: choose an integer from 1 to below 2^63."),
+        (["seeds=[-1]"], "error: seeds=[-1] has -1, which is out of range: choose from 0 to below 2^63."),
         (["task=dance"], "error: task=dance is unknown: choose one of measure, figure1, speed."),
         (["Kay=3"], "error: Kay is not a key of the config"),
         (["task=figure1", "figure1.K=[2,3]"], "error: figure1.K=[2, 3] is no curve"),
+        (["task=figure1", "figure1.K=[]"], "error: figure1.K=[] is no curve"),
+        (["task=figure1", "figure1.K=[1,2,2]"], "error: figure1.K=[1, 2, 2] is no curve: choose K = 1 and at least one more, each"),
+        (["task=figure1", "figure1.K_ensembles=[0]"], "error: figure1.K_ensembles=[0] is no curve"),
         (["task=figure1", "figure1.K_ensembles=[1,4]"], "error: figure1.K_ensembles=[1, 4] has values that figure1.K"),
-        (["task=figure1", "figure1.workers=0"], "error: figure1.workers=0 measures nothing"),
+        (["task=figure1", "figure1.K=[1,0]", "figure1.K_ensembles=[1,0]"], "error: figure1.K=[1, 0]: K=0 is out of range"),
+        (["task=figure1", "figure1.workers=0"], "error: figure1.workers=0 is out of range: choose from 1 to 1024 processes."),
+        (["task=figure1", "figure1.workers=10000"], "error: figure1.workers=10000 is out of range"),
+        (["task=figure1", "figure1.others=[{eta: 0.1}]"], "error: figure1.others[0].B is not set"),
+        (["task=figure1", OTHER + "{eta: 0.1, B: 5, target_norm: 2.0, C: 1}]"], "error: C is not a key of the config"),
+        (["task=figure1", OTHER + "{eta: nan, B: 5, target_norm: 2.0}]"], "error: figure1.others[1]: eta=nan is out of range"),
+        (["task=figure1", OTHER + "{eta: 5, B: 5, target_norm: 2.0}]"], "error: figure1.others[1]: eta=5 is unstable"),
+        (["task=figure1", OTHER + "{eta: 1e-20, B: 5, target_norm: 2.0}]"], "error: figure1.others[1]: model=late_phase with K=1"),
     ],
 )
-def test_mistakes_are_answered_in_one_sentence(nqp, arguments, sentence):
-    status, output = nqp(*arguments)
-    assert str(status).startswith(sentence) and "Error executing" not in output
+def test_mistakes_are_answered_in_one_sentence(nqp, tmp_path, arguments, sentence):
+    status, output = nqp("n=4", "target_norm=2.0", "eta=0.1", *arguments)
+    assert str(status).startswith(sentence) and not output and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "place", "reason"),
+    [
+        ("output=''", ".", "Is a directory"),
+        ("output=.", ".", "Is a directory"),
+        ("output=folder", "folder", "Is a directory"),
+        ("output=file/x.json", "file/x.json", "File exists|Not a directory"),
+        ("output=file/a/x.json", "file/a/x.json", "Not a directory"),
+        ("output=closed/x.json", "closed/x.json", "Permission denied"),
+        ("output=/proc/none/x.json", "/proc/none/x.json", "No such file or directory"),
+        (f"output={'x' * 300}", "x{300}", "File name too long"),
+        ("figure1.folder=file", "file/nqp/figure1.json", "Not a directory"),
+        ("figure1.folder=closed", "closed/nqp/figure1.json", "Permission denied"),
+        ("figure1.folder=taken", "taken/figures/figure1.svg", "Is a directory"),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_refused_before_the_work(nqp, tmp_path, monkeypatch, argument, place, reason):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    (tmp_path / "taken" / "figures" / "figure1.svg").mkdir(parents=True)
+    if "closed" in argument and os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("root may write anywhere")
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("needs Linux")
+    monkeypatch.setattr("late_phase.nqp.measure.simulate", lambda *arguments: pytest.fail("simulated"))
+    before = sorted(tmp_path.rglob("*"))
+    status, output = nqp(
+        "n=4", "target_norm=2.0", "eta=0.1", *SMALL, *(["task=figure1"] if "figure1" in argument else []), argument
+    )
+    key, _, value = argument.replace("'", "").partition("=")
+    sentence = rf"error: {key}={value} can't be used, as {place} can't be written \(({reason})\): choose another place\."
+    assert re.fullmatch(sentence, str(status)) and not output, status
+    assert sorted(tmp_path.rglob("*")) == before or (place.endswith("svg") and not list(tmp_path.rglob("*.json")))
+
+
+def test_the_speed_is_not_measured_where_it_can_not_be_written(nqp):
+    assert str(nqp("task=speed", "output=.")[0]).startswith("error: output=. can't be used, as . can't be written")
+
+
+def test_a_long_measurement_says_so(nqp, monkeypatch):
+    """On standard error, before it begins."""
+
+    def stop(planned):
+        raise UserError("stopped: choose to.")
+
+    monkeypatch.setattr("late_phase.nqp.measure.measure", stop)
+    for eta, sentence in ((1e-7, r"[\d,]{11} steps, in about \d+ (hours|minutes)\n"), (1e-2, "")):
+        status, output = nqp("n=4", "target_norm=2.0", f"eta={eta}")
+        assert status == "error: stopped: choose to." and re.fullmatch(sentence, output), output
+
+
+def test_workers_are_not_more_than_there_is_memory_for(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**30)
+    base = Settings(n=4, target_norm=2.0, eta=0.1)
+    assert len(plan_figure1(base, Figure1Settings([1, 2], [1, 2], workers=2))) == 6
+    with pytest.raises(UserError, match=r"figure1\.workers=5 needs about 1\.7 GiB of memory, and .*: choose fewer\."):
+        plan_figure1(base, Figure1Settings([1, 2], [1, 2], workers=5))
+
+
+def test_more_workers_than_measurements_are_as_many(monkeypatch):
+    started = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, context):
+            started.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(figure, "ProcessPoolExecutor", Pool)
+    settings = Figure1Settings([1, 2], [1, 2], workers=1000)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    plans = plan_figure1(Settings(n=2, target_norm=2**0.5, eta=0.2), settings)
+    *measured, whole = measure_figure1(plans, settings)
+    assert started == [6] == [len(measured)] and not whole.others
+    assert [m.settings.K for m in whole.stated["full"]] == [1, 2]
 
 
 def test_figure1_is_drawn_and_its_numbers_written(nqp, tmp_path):

@@ -150,11 +150,26 @@ def test_a_seed_has_the_same_runs_in_any_company():
     assert (both[0, 0] != both[0, 1]).all() and (both[0] != both[1]).all()
 
 
-def test_divergence_is_an_error_in_one_sentence():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("every", [1, 900])
+def test_divergence_is_an_error_in_one_sentence(d, every):
+    """Also where it is noticed by the eigenvalues of matrices that aren't finite, and where no record is taken in time."""
     problem = paper_problem(3, 1.0)
-    ensemble = ParameterisedEnsemble(problem, np.full((1, 1, 3, 1), 100.0), np.ones((1, 1, 1)), 0.5, B, 2)
-    with pytest.raises(UserError, match=r"eta=0.5 makes the runs diverge after \d+ steps: choose a smaller one"):
-        simulate(ensemble, [0], 1, ("test",), 1000)
+    theta = np.random.default_rng(0).standard_normal((1, 1, 3, d)) * 100
+    for ensemble in (
+        ParameterisedEnsemble(problem, theta, np.ones((1, 1, d)), 0.5, B, 2),
+        LatePhaseEnsemble(problem, theta, np.ones((1, 1, 4, d)), 0.5, B),
+    ):
+        with pytest.raises(UserError, match=r"eta=0.5 makes the runs diverge after \d+ steps: choose a smaller one"):
+            simulate(ensemble, [0], 1, ("test",), 1000, every)
+
+
+def test_growth_that_is_finite_at_the_end_is_divergence_too():
+    """By a third of the distance at each step: 10⁵² in 300 of them."""
+    ensemble = FullEnsemble(paper_problem(1, 1.0), np.zeros((1, 1, 1)), 2.5, B, 2)
+    with pytest.raises(UserError, match=r"eta=2.5 makes the runs diverge after \d\d? steps"):
+        simulate(ensemble, [0], 1, ("test",), 300)
 
 
 @pytest.mark.slow

@@ -122,6 +122,26 @@ def test_the_spread_of_the_embeddings():
     np.testing.assert_allclose(stiffness @ spread + spread @ stiffness, expected, rtol=0, atol=1e-3 * abs(expected).max())
 
 
+@pytest.mark.parametrize(("n", "d"), [(4, 3), (1, 2), (3, 7)])
+def test_the_spread_is_where_its_recursion_ends_also_where_some_embeddings_never_move(n, d):
+    problem, theta, _ = instance(n, d, 5)
+    steady = theory.spread(problem, theta, ETA, B, 5)
+    contraction = np.eye(d) - ETA * theta.T @ problem.H @ theta
+    noise = 0.8 * ETA**2 / B * theta.T @ problem.noise_covariance @ theta
+    np.testing.assert_allclose(contraction @ steady @ contraction + noise, steady, rtol=0, atol=1e-13 * abs(steady).max())
+    covariance = np.zeros((d, d))
+    for _ in range(20_000):
+        covariance = contraction @ covariance @ contraction + noise
+    np.testing.assert_allclose(steady, covariance, rtol=0, atol=1e-9 * abs(covariance).max())
+
+
+def test_a_small_phi_drifts_from_where_it_is():
+    """‖w*‖²/φ² − φ² = 10¹², a difference of numbers that are equal to twelve digits."""
+    problem = paper_problem(4, 1e-3)
+    (start, _) = theory.drift(problem, 1e6, 1e-9, 20, 2, np.array([0.0, 1.0]))
+    assert start == pytest.approx(1e-6 / 1e6, rel=1e-12)
+
+
 @pytest.mark.parametrize("K", [1, 16])
 def test_phi_drifts_to_where_k_takes_it_and_the_loss_with_it(K):
     """Simulated: φ̄⁴ -> K w*ᵀSw*/Tr[S], so that the loss for t -> ∞ is not ∝ 1/K."""

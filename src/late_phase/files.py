@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,55 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The data is on disk before the name is: also after a power cut ``path`` is the old file or the new one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # always the same: what a killed process left is written over
+    partial = _partial(path)
+    _begin(path)
     try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if str(error.filename) != str(partial):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # nobody has heard of the partial file
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # not there: the usual case
+            partial.unlink()
+
+
+def check_file(key: str, value: str, path: Path) -> None:
+    """Refuses the place of a file before the work that makes its content; makes its folder if that isn't there.
+
+    Args:
+        key, value: the entry of the config that leads to ``path``.
+
+    Raises:
+        UserError: no file can be written there.
+    """
+    absent = [folder for folder in path.parents if not folder.exists()]
+    try:
+        _begin(path)
+        _partial(path).touch()
+        _partial(path).unlink()
+    except OSError as error:
+        for folder in absent:
+            with suppress(OSError):  # not made
+                folder.rmdir()
+        raise UserError(
+            f"{key}={value} can't be used, as {path} can't be written ({error.strerror}): choose another place."
+        ) from error
+
+
+def _begin(path: Path) -> None:
+    """The folder of a file that is to be written. An error tells what can be told before there is content."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where the content is until it is whole. Always the same: what a killed process left is written over."""
+    return path.parent / f".{path.name}.partial"
 
 
 def make_folder(key: str, folder: Path) -> None:

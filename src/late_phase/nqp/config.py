@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from late_phase.nqp.figure import Figure1Settings
-from late_phase.nqp.measure import Settings
+from late_phase.nqp.settings import Settings
 
 
 @dataclass

@@ -15,7 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from late_phase.errors import UserError
-from late_phase.nqp.measure import Measurement, Settings, check, measure
+from late_phase.files import atomic
+from late_phase.memory import check_memory
+from late_phase.nqp.cost import needed_bytes
+from late_phase.nqp.measure import Measurement, Plan, measure, plan
+from late_phase.nqp.settings import Settings
+
+PROCESS = 350 * 2**20
+"""Bytes that a process takes, whatever it measures: Python and the modules."""
 
 
 @dataclass
@@ -77,33 +84,52 @@ class Figure1:
         }
 
 
-def measure_figure1(base: Settings, figure: Figure1Settings) -> Iterator[Measurement | Figure1]:
-    """All measurements as they come, and at last the whole, with ``workers`` processes.
+def plan_figure1(base: Settings, figure: Figure1Settings) -> list[Plan]:
+    """All measurements: late-phase learning, then the ensembles, then late-phase learning in the other regimes.
 
     Raises:
         UserError: the figure's own settings are impossible, or those of a measurement.
     """
-    if figure.workers < 1:
-        raise UserError(f"figure1.workers={figure.workers} measures nothing: choose at least 1.")
+    if not 1 <= figure.workers <= 1024:
+        raise UserError(f"figure1.workers={figure.workers} is out of range: choose from 1 to 1024 processes.")
     for key, values in (("K", figure.K), ("K_ensembles", figure.K_ensembles)):
-        if 1 not in values or len(set(values)) < 2:
-            raise UserError(f"figure1.{key}={values} is no curve: choose K = 1 and at least one more.")
+        if 1 not in values or len(values) < 2 or len(set(values)) < len(values):
+            raise UserError(f"figure1.{key}={values} is no curve: choose K = 1 and at least one more, each of them once.")
     if not set(figure.K_ensembles) <= set(figure.K):
         raise UserError(f"figure1.K_ensembles={figure.K_ensembles} has values that figure1.K={figure.K} lacks: add them there.")
-    settings = [replace(base, model="late_phase", K=K) for K in sorted(figure.K)]
-    settings += [replace(base, model=model, K=K) for model in ("parameterised", "full") for K in sorted(figure.K_ensembles)]
-    for other in figure.others:
-        changes = {"eta": other.eta, "B": other.B, "target_norm": other.target_norm}
-        settings += [replace(base, model="late_phase", K=K, **changes) for K in sorted(figure.K)]
-    longest_first = sorted(map(check, settings), key=lambda s: s.K / s.eta * (s.model != "late_phase"), reverse=True)
+    settings = [(f"figure1.K={figure.K}", replace(base, model="late_phase", K=K)) for K in sorted(figure.K)]
+    for model in ("parameterised", "full"):
+        key = f"figure1.K_ensembles={figure.K_ensembles}"
+        settings += [(key, replace(base, model=model, K=K)) for K in sorted(figure.K_ensembles)]
+    for number, other in enumerate(figure.others):
+        regime = replace(base, model="late_phase", eta=other.eta, B=other.B, target_norm=other.target_norm)
+        settings += [(f"figure1.others[{number}]", replace(regime, K=K)) for K in sorted(figure.K)]
+    plans = []
+    for key, s in settings:
+        try:
+            plans.append(plan(s))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+    processes = min(figure.workers, len(plans))
+    largest = max(needed_bytes(p.settings, (p.burn_in + p.window) // p.every) for p in plans)
+    check_memory(f"figure1.workers={figure.workers}", processes * (largest + PROCESS), "choose fewer.")
+    return plans
 
+
+def measure_figure1(plans: Sequence[Plan], figure: Figure1Settings) -> Iterator[Measurement | Figure1]:
+    """All of :func:`plan_figure1`'s measurements as they come, and at last the whole, with ``workers`` processes.
+
+    Raises:
+        UserError: runs diverge.
+    """
+    longest_first = sorted(plans, key=lambda p: p.seconds, reverse=True)
     done: dict[str, Measurement] = {}
     # Spawned, as forking a process that has threads, torch's for one, is unsafe.
-    with ProcessPoolExecutor(figure.workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(figure.workers, len(plans)), multiprocessing.get_context("spawn")) as pool:
         for measurement in pool.map(measure, longest_first):
             done[repr(measurement.settings)] = measurement
             yield measurement
-    ordered = [done[repr(s)] for s in settings]
+    ordered = [done[repr(p.settings)] for p in plans]
     late, ensembles = len(figure.K), len(figure.K_ensembles)
     stated = {
         "late_phase": ordered[:late],
@@ -139,8 +165,9 @@ def plot_figure1(figure1: Figure1, paths: Sequence[Path]) -> None:
     figure.supxlabel(caption(figure1), x=0.012, ha="left", fontsize=8.5, linespacing=1.5)
     with rc_context({"svg.hashsalt": "figure1"}):  # equal figures make equal files
         for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+            with atomic(path) as partial:
+                metadata = {"Date": None} if path.suffix == ".svg" else None
+                figure.savefig(partial, format=path.suffix[1:], dpi=160, metadata=metadata)
 
 
 def caption(figure1: Figure1) -> str:

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from late_phase.errors import UserError
+from late_phase.nqp.cost import check_bytes, check_seconds
 from late_phase.nqp.estimate import Estimate, burn_in, steady_state
 from late_phase.nqp.problem import Array, NoisyQuadratic, paper_problem
+from late_phase.nqp.settings import Settings, check
 from late_phase.nqp.simulate import Ensemble, FullEnsemble, LatePhaseEnsemble, ParameterisedEnsemble, simulate
 from late_phase.nqp.theory import drift, full_ensemble_loss, lasting_squared_phi, late_phase_loss, parameterised_loss, rates
 from late_phase.seeding import generator
-
-MODELS = ("late_phase", "parameterised", "full")
-
-
-@dataclass
-class Settings:
-    """What is measured. Meanings and the stated regime's values: ``configs/nqp.yaml``."""
-
-    model: str = "late_phase"
-    K: int = 10
-    eta: float = 0.02
-    B: int = 20
-    n: int = 100
-    d: int = 1
-    target_norm: float = 10.0
-    phi0: float = 1.0
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
-    repetitions: int = 2
-    tolerance: float = 0.01
-    window: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -70,72 +52,100 @@ class Measurement:
         return asdict(self)
 
 
-def check(s: Settings) -> Settings:
-    """Refuses what can't be, before any work.
+@dataclass(frozen=True)
+class Plan:
+    """How long to simulate what.
+
+    Attributes:
+        burn_in, window, every: as in :class:`Measurement`.
+        seconds: what all of it takes, about.
+    """
+
+    settings: Settings
+    burn_in: int
+    window: int
+    every: int
+    seconds: float
+
+
+def plan(s: Settings) -> Plan:
+    """Burn-in ends when the slowest mode's loss is ``tolerance`` of what is left to measure; then the window begins.
 
     Raises:
-        UserError: a value is impossible.
+        UserError: a value is impossible, the memory is too small, the time too long, η too large to converge, or the noise so
+            small that rounding hides it.
     """
-    if s.model not in MODELS:
-        raise UserError(f"model={s.model} is unknown: choose one of {', '.join(MODELS)}.")
-    for key in ("K", "B", "n", "d", "repetitions"):
-        if getattr(s, key) < 1:
-            raise UserError(f"{key}={getattr(s, key)} is too small: choose an integer of at least 1.")
-    for key in ("eta", "target_norm", "phi0"):
-        if not 0 < getattr(s, key) < float("inf"):
-            raise UserError(f"{key}={getattr(s, key)} is not a positive number: choose one above 0.")
-    if not 1 <= s.window < float("inf"):
-        raise UserError(f"window={s.window} is too short: choose at least 1 time of the slowest mode.")
-    if not 0 < s.tolerance < 1:
-        raise UserError(f"tolerance={s.tolerance} is no part of a loss: choose a number between 0 and 1, such as 0.01.")
-    if not s.seeds or len(set(s.seeds)) < len(s.seeds):
-        raise UserError(f"seeds={s.seeds} has none, or one of them twice: choose different ones, such as [0,1,2].")
-    return s
-
-
-def measure(s: Settings) -> Measurement:
-    """Simulates until the slowest mode's loss is ``tolerance`` of what is left to measure, then averages over the window.
-
-    Raises:
-        UserError: a value is impossible, or η is too large to converge.
-    """
-    began, s = time.monotonic(), check(s)
+    check(s)
+    check_bytes(s)
+    check_seconds(s, 0)
     problem = paper_problem(s.n, s.target_norm)
     w, theta, e = start(problem, s)
-
-    if s.model == "full":
-        speeds = slow = problem.curvature
-        run: Ensemble = FullEnsemble(problem, problem.to_modes(w), s.eta, s.B, s.K)
-    else:
-        shared = 1 if s.model == "parameterised" else s.K  # members of one θ
+    shared = s.K if s.model == "late_phase" else 1  # members of one θ
+    speeds = problem.curvature
+    if s.model != "full":
         speeds = np.array([rates(problem, settled(problem, part[0], e), e) for part in theta])
-        # φ may move below where it starts, and everything slows down with φ².
-        slow = speeds * min(1.0, lasting_squared_phi(problem, shared) / s.phi0**2) if s.d == 1 else speeds
-        if s.model == "late_phase":
-            run = LatePhaseEnsemble(problem, theta, np.broadcast_to(e, (*theta.shape[:2], s.K, s.d)), s.eta, s.B)
-        else:
-            run = ParameterisedEnsemble(problem, theta, np.broadcast_to(e, (*theta.shape[:2], s.d)), s.eta, s.B, s.K)
-    if s.eta * speeds.max() >= 2:
-        raise UserError(
-            f"eta={s.eta:g} is unstable, as the largest curvature is {speeds.max():.3g}: choose one below {2 / speeds.max():.3g}."
-        )
+    refuse_unstable(s, speeds)
 
-    predict = prediction(problem, s, theta, e)
-    # Too large a step overshoots: then the fastest mode may be the slowest to settle.
-    slowest = min(0.5, float((1 - abs(1 - s.eta * speeds)).min()), float(s.eta * slow.min()))
-    left = s.tolerance * min(1.0, predict(np.zeros(1)) / float(problem.loss(w).mean()))
-    before, window = burn_in(slowest, left), round(s.window / slowest)
+    def slowest_of(pace: float) -> float:
+        """What the slowest mode's error shrinks by at each step. Rounding may have taken its rate below 0."""
+        # Too large a step overshoots: then the fastest mode may be the slowest to settle.
+        return max(1e-100, min(0.5, float(2 - s.eta * speeds.max()), float(s.eta * speeds.min()) * pace))
+
+    check_seconds(s, round(s.window / slowest_of(1.0)))
+    pace = 1.0
+    if s.model != "full" and s.d == 1:
+        # φ may move below where it starts, and everything slows down with φ². On its way to w* alone it moves little, by less than
+        # a factor of two, unless w* is small.
+        reached = min(float(mean @ mean) for part in theta[:, 0] for _, mean in states(problem, s, part, e, np.zeros(1)))
+        pace = min(1.0, lasting_squared_phi(problem, shared) / s.phi0**2, 2 * reached / s.phi0**2)
+    slowest = slowest_of(pace)
     every = max(1, round(1 / (s.eta * speeds.max())))  # the fastest mode's time: nothing is lost in between
-    trajectory = simulate(run, s.seeds, s.repetitions, (s.model, s.K), before + window, every)
-    records = slice(before // every, None)
+    window = round(s.window / slowest)
+    check_seconds(s, window)
+    noise = slowest / float(np.sqrt(problem.curvature.min() * shared * s.B))  # of the slowest mode in a step
+    if noise < 100 * np.finfo(float).eps * problem.target.max():
+        raise UserError(
+            f"B={s.B} with eta={s.eta:g} makes noise of {noise:.2g} in a step, which is lost when weights of "
+            f"{problem.target.max():.2g} are rounded: choose a smaller B or target_norm, or a larger eta."
+        )
+    predict = prediction(problem, s, theta, e)
+    left = s.tolerance * min(1.0, predict(np.zeros(1)) / float(problem.loss(w).mean()))
+    before = burn_in(slowest, left)
+    for part in theta[:, 0] if s.model != "full" else ():
+        states(problem, s, part, e, np.array([before, before + window]))  # as φ drifts, η may become too large
+    records = (before + window) // every - before // every
+    if records * len(s.seeds) * s.repetitions < 2:
+        raise UserError(f"window={s.window:g} leaves one record, which has no error bar: choose a larger one, or more repetitions.")
+    seconds = check_seconds(s, before + window)
+    check_bytes(s, (before + window) // every)
+    return Plan(s, before, window, every, seconds)
+
+
+def measure(p: Plan) -> Measurement:
+    """Simulates as planned, and averages over the window.
+
+    Raises:
+        UserError: the runs diverge.
+    """
+    began, s = time.monotonic(), p.settings
+    problem = paper_problem(s.n, s.target_norm)
+    w, theta, e = start(problem, s)
+    if s.model == "full":
+        run: Ensemble = FullEnsemble(problem, problem.to_modes(w), s.eta, s.B, s.K)
+    elif s.model == "late_phase":
+        run = LatePhaseEnsemble(problem, theta, np.broadcast_to(e, (*theta.shape[:2], s.K, s.d)), s.eta, s.B)
+    else:
+        run = ParameterisedEnsemble(problem, theta, np.broadcast_to(e, (*theta.shape[:2], s.d)), s.eta, s.B, s.K)
+    trajectory = simulate(run, s.seeds, s.repetitions, (s.model, s.K), p.burn_in + p.window, p.every)
+    records = slice(p.burn_in // p.every, None)
     squared = trajectory.squared_embeddings
     return Measurement(
         settings=s,
         loss=steady_state(trajectory.losses[..., records].reshape(len(s.seeds) * s.repetitions, -1)),
-        theory=predict(np.linspace(before, before + window, 5)),
-        burn_in=before,
-        window=window,
-        every=every,
+        theory=prediction(problem, s, theta, e)(np.linspace(p.burn_in, p.burn_in + p.window, 5)),
+        burn_in=p.burn_in,
+        window=p.window,
+        every=p.every,
         squared_phi=None if squared is None else float(squared[..., records].mean()),
         seconds=time.monotonic() - began,
     )
@@ -167,23 +177,42 @@ def settled(problem: NoisyQuadratic, theta: Array, e: Array) -> Array:
     return theta + np.outer(problem.target - theta @ e, e) / (e @ e)
 
 
+def states(problem: NoisyQuadratic, s: Settings, theta: Array, e: Array, times: Array) -> list[tuple[Array, Array]]:
+    """θ ``[n, d]`` and ē ``[d]`` with θē = w* that the runs fluctuate about; for d = 1, where φ drifts, at each of ``times`` (in
+    steps, ascending).
+
+    Raises:
+        UserError: η is too large to stay there.
+    """
+    if s.d > 1:
+        found = [(settled(problem, theta, e), e)]
+    else:
+        imbalance, shared = float(theta[:, 0] @ theta[:, 0]) - s.phi0**2, s.K if s.model == "late_phase" else 1
+        phis = np.sqrt(drift(problem, imbalance, s.eta, s.B, shared, np.append(times, times[-1] + 1))[:-1])
+        found = [(problem.target[:, None] / phi, np.array([phi])) for phi in phis]
+    for state in found:
+        refuse_unstable(s, rates(problem, *state))
+    return found
+
+
+def refuse_unstable(s: Settings, speeds: Array) -> None:
+    limit = 2 / speeds.max()
+    if s.eta >= limit:
+        cure = (
+            f"choose one below {limit:.3g}" if limit > 1e-30 else f"choose phi0 nearer to {(s.target_norm / s.n**0.5) ** 0.5:.3g}"
+        )
+        raise UserError(f"eta={s.eta:g} is unstable, as the largest curvature is {speeds.max():.3g}: {cure}.")
+
+
 def prediction(problem: NoisyQuadratic, s: Settings, theta: Array, e: Array) -> Callable[[Array], float]:
     """The closed form as a function of steps ``[times]``, averaged over these and over seeds."""
     if s.model == "full":
         loss = full_ensemble_loss(problem, s.eta, s.B, s.K)
         return lambda times: loss
-    closed_form, shared = (late_phase_loss, s.K) if s.model == "late_phase" else (parameterised_loss, 1)
+    closed_form = late_phase_loss if s.model == "late_phase" else parameterised_loss
 
     def predict(times: Array) -> float:
-        losses = []
-        for part in theta[:, 0]:
-            if s.d == 1:
-                imbalance = float(part[:, 0] @ part[:, 0]) - s.phi0**2
-                phis = np.sqrt(drift(problem, imbalance, s.eta, s.B, shared, np.append(times, times[-1] + 1))[:-1])
-                states = [(problem.target[:, None] / phi, np.array([phi])) for phi in phis]
-            else:
-                states = [(settled(problem, part, e), e)]
-            losses += [closed_form(problem, *state, s.eta, s.B, s.K) for state in states]
-        return float(np.mean(losses))
+        reached = [state for part in theta[:, 0] for state in states(problem, s, part, e, times)]
+        return float(np.mean([closed_form(problem, *state, s.eta, s.B, s.K) for state in reached]))
 
     return predict

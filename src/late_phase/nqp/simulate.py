@@ -166,23 +166,34 @@ def simulate(
         UserError: the runs diverge.
     """
     streams = [np.random.Generator(np.random.SFC64(generator(seed, "nqp", *purpose).initial_seed())) for seed in seeds]
-    error, target = ensemble.problem.loss_in_modes, ensemble.problem.to_modes(ensemble.problem.target)
+    loss, target = ensemble.problem.loss_in_modes, ensemble.problem.to_modes(ensemble.problem.target)
     # Large enough to spare calls, small enough to stay in the cache.
     block = max(1, 50_000 // (len(seeds) * repetitions * int(np.prod(ensemble.draws))))
     draws = np.empty((len(seeds), block, repetitions, *ensemble.draws))
-    losses, squared_embeddings = [], []
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is reported below
+    losses = np.empty((len(seeds), repetitions, steps // every))
+    squared_embeddings = None if ensemble.squared_embedding() is None else np.empty_like(losses)
+    limit = 1e6 * (1 + float(loss(target)))  # of what is still on its way: far above w = 0, and starts at a distance of about 1
+
+    def diverged(t: int) -> UserError:
+        return UserError(f"eta={ensemble.eta} makes the runs diverge after {t + 1} steps: choose a smaller one.")
+
+    with np.errstate(all="ignore"):  # what isn't finite is refused
         for t in range(steps):
             if t % block == 0:
                 for stream, part in zip(streams, draws, strict=True):
                     stream.standard_normal(out=part)
-            ensemble.step(draws[:, t % block])
+            try:
+                ensemble.step(draws[:, t % block])
+            except np.linalg.LinAlgError as error:  # eigenvalues of what isn't finite
+                raise diverged(t) from error
             if (t + 1) % every == 0:
-                losses.append(error(ensemble.mean_model() - target))
-                squared_embeddings.append(ensemble.squared_embedding())
-                if not np.isfinite(losses[-1]).all():
-                    raise UserError(f"eta={ensemble.eta} makes the runs diverge after {t + 1} steps: choose a smaller one.")
-    return Trajectory(np.stack(losses, -1), None if squared_embeddings[0] is None else np.stack(squared_embeddings, -1), every)
+                record = t // every
+                losses[..., record] = loss(ensemble.mean_model() - target)
+                if squared_embeddings is not None:
+                    squared_embeddings[..., record] = ensemble.squared_embedding()
+                if not (losses[..., record] < limit).all():
+                    raise diverged(t)
+    return Trajectory(losses, squared_embeddings, every)
 
 
 def _product(a: Array, b: Array) -> Array:

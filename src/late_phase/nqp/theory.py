@@ -156,9 +156,18 @@ def _fluctuations(problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B
 
 
 def spread(problem: NoisyQuadratic, theta: Array, eta: float, B: int, K: int) -> Array:
-    """Γ ``[d, d]``, steady covariance of the members' embeddings about ē: each is pulled by its own minibatches (Eq. 8)."""
-    noise = (1 - 1 / K) * eta**2 / B * theta.T @ problem.noise_covariance @ theta
-    return solve_discrete_lyapunov(np.eye(theta.shape[1]) - eta * theta.T @ problem.H @ theta, noise)
+    """Γ ``[d, d]``, steady covariance of the members' embeddings about ē: each is pulled by its own minibatches (Eq. 8).
+
+    It is found in the eigenvectors of θᵀHθ, along which the errors shrink independently. Where d > n some of these have the
+    eigenvalue 0: neither gradients nor noise move the embeddings along them.
+    """
+    pull, axes = np.linalg.eigh(theta.T @ problem.H @ theta)
+    moves = pull > len(pull) * np.finfo(float).eps * pull[-1]
+    step = eta * pull
+    noise = axes.T @ ((1 - 1 / K) * eta**2 / B * theta.T @ problem.noise_covariance @ theta) @ axes
+    lost = np.add.outer(step, step) - np.outer(step, step)  # of a covariance at each step
+    steady = np.divide(noise, lost, out=np.zeros_like(noise), where=np.outer(moves, moves))
+    return axes @ steady @ axes.T
 
 
 def drift(problem: NoisyQuadratic, imbalance: float, eta: float, B: int, K: int, times: Array) -> Array:
@@ -177,7 +186,8 @@ def drift(problem: NoisyQuadratic, imbalance: float, eta: float, B: int, K: int,
         damping = (1 - 1 / K) * 2 / (2 - eta * stiffness / u)  # 2ηΓ θᵀHθ over η²/B θᵀSθ
         return -(eta**2) / B * ((total * u - pull / u) / K - damping * pull / u) / (size / u**2 + 1)
 
-    start = (np.sqrt(imbalance**2 + 4 * size) - imbalance) / 2  # ‖w*‖²/φ² − φ² = imbalance
+    root = np.sqrt(imbalance**2 + 4 * size)  # ‖w*‖²/φ² − φ² = imbalance
+    start = 2 * size / (root + imbalance) if imbalance > 0 else (root - imbalance) / 2  # no difference of what is almost equal
     return solve_ivp(slope, (0, times[-1]), [start], method="LSODA", t_eval=times, rtol=1e-6).y[0]
 
 

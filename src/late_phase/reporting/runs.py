@@ -7,15 +7,20 @@ import json
 import shutil
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from late_phase.errors import UserError, first_line
 from late_phase.evaluation.predict import PREDICTORS
+
+PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
+"""Below a folder: runs, and deep ensembles."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,29 @@ class Run:
         return " ".join(part for part in (experiment, "" if variant == "default" else variant, ensemble) if part)
 
 
-def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All finished runs below ``folders``, and deep ensembles of them on their own dataset, ordered by name and seed.
+def find_runs(places: Iterable[Path]) -> list[Run]:
+    """All finished runs, and deep ensembles of them on their own dataset, ordered by name and seed; of copies one.
+
+    Args:
+        places: each a run's directory, whatever its name, or its ``metrics.json``, or a folder with directories ``seed=<n>`` below.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none in one of ``places``.
     """
-    folders = list(folders)
-    patterns = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
-    found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
-    found |= {folder / "metrics.json" for folder in folders if folder.resolve().name.startswith("seed=")}
-    runs = [read_run(path) for path in sorted({path.resolve() for path in found}) if path.exists()]
-    if not runs:
-        raise UserError(f"there is no finished run below {', '.join(map(str, folders))}: train one first.")
-    return sorted(runs, key=lambda run: (run.name, str(run.record["seed"])))
+    found = {path.resolve() for place in places for path in _records(place)}
+    runs = [read_run(path) for path in sorted(found)]
+    unique = {json.dumps(run.record, sort_keys=True): run for run in reversed(runs)}
+    return sorted(unique.values(), key=lambda run: (run.name, str(run.record["seed"]), run.directory))
+
+
+def _records(place: Path) -> Iterable[Path]:
+    """Where the metrics of the runs in or below ``place`` are."""
+    if place.name == "metrics.json" and place.is_file():
+        return [place]
+    own = [path for path in (place / "metrics.json", place / "evaluation" / "accuracy.json") if path.exists()]
+    if found := own[:1] + [path for pattern in PATTERNS for path in place.glob(pattern)]:
+        return found
+    raise UserError(f"there is no finished run below {place}: train one first, or give the directory with its metrics.json.")
 
 
 def read_run(path: Path) -> Run:
@@ -67,8 +81,10 @@ def read_run(path: Path) -> Run:
     directory, history = path.parent, []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not record["metrics"]:
-            raise ValueError("metrics.json has no metrics")
+        if not record["metrics"] or not set(record["metrics"]) <= set(PREDICTORS):
+            raise ValueError(f"{path.name} has no metrics of a run")
+        if missing := [key for key in ("experiment", "variant", "seed") if key not in record]:
+            raise ValueError(f"{path.name} lacks {', '.join(missing)}")
         if isinstance(record["seed"], list):
             directory = path.parents[2] / f"seed={record['seed'][0]}"
         else:
@@ -77,18 +93,30 @@ def read_run(path: Path) -> Run:
         config = OmegaConf.load(directory / "config.yaml")
         T0 = None if config.late_phase.name == "none" or config.epochs <= config.late_phase.T0 else config.late_phase.T0
         return Run(path.parent, record, history, T0)
-    except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
-        raise UserError(f"{path.parent} is no whole run ({first_line(error)}): remove or repair it.") from error
+    except (OSError, ValueError, KeyError, TypeError, csv.Error, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path.parent} is no whole run ({first_line(error)}): repair it, or leave it out.") from error
 
 
 def copy_runs(runs: Sequence[Run], to: Path) -> None:
-    """Config, history and metrics of each run, without weights and predictions: what to keep with a published result."""
+    """Config, history and metrics of each run, without weights and predictions: what to keep with a published result.
+
+    They are named as the runs were when they were trained.
+
+    Raises:
+        UserError: two runs have the same name.
+    """
+    folders: dict[Path, Run] = {}
     for run in runs:
-        parts = run.directory.resolve().parts[-3 if run.history else -4 :]
-        target = to.joinpath(*parts)
-        target.mkdir(parents=True, exist_ok=True)
+        experiment, variant, seed = (run.record[key] for key in ("experiment", "variant", "seed"))
+        own = f"seed={seed}" if run.history else f"seeds={','.join(map(str, seed))}/evaluation"
+        other = folders.setdefault(to / experiment / variant / own, run)
+        if other is not run:
+            raise UserError(f"{other.directory} and {run.directory} are of the same name and seed: keep one of them only.")
+    for folder, run in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("accuracy.json",):
-            shutil.copyfile(run.directory / name, target / name)
+            with suppress(shutil.SameFileError):  # it is there already
+                shutil.copyfile(run.directory / name, folder / name)
 
 
 def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -21,7 +21,7 @@ from late_phase.method import LatePhase
 from late_phase.running_statistics import recompute_for_each, recompute_running_statistics, running_statistics
 from late_phase.seeding import generator
 from late_phase.selection import Selection, batchnorm, everything, head, nothing
-from late_phase.training import optimizers
+from late_phase.training import optimizers, sizes
 from late_phase.training.config import (
     BatchEnsembleConfig,
     LatePhaseConfig,
@@ -122,11 +122,15 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
         UserError: dataset, architecture, late-phase weights and batch size don't go together.
     """
     task = build_task(config.dataset, device)
-    model = prepare(config, task.model(config.architecture, config.architecture.weights))
+    model = task.model(config.architecture, config.architecture.weights, sizes.copies(config))
     task.check(config, model)
-    late = build_late_phase(config, model.to(device))
+    if device.type == "cpu":
+        sizes.check_minibatch(config, task.activations(config, model))
+    sizes.check_ensemble(config, model)
+    late = build_late_phase(config, prepare(config, model).to(device))
     batches = task.batches(config)
     check_members(config, len(batches))
+    sizes.check_growth(config, late)
     swag = {"rank": config.averaging.rank} if isinstance(config.averaging, SWAGConfig) else {}
     return Setup(config, device, task, batches, late, averaging.build(config.averaging.name, **swag))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from late_phase import architectures, data
 from late_phase.data.batches import Augmentation, Batches, StreamedBatches, TrainingBatches
@@ -24,6 +24,7 @@ from late_phase.evaluation.predictors import predictor_of
 from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject
 from late_phase.method import ensemble_log_probs
+from late_phase.running_statistics import evaluation_mode
 from late_phase.training.config import (
     ArchitectureConfig,
     DatasetConfig,
@@ -34,6 +35,7 @@ from late_phase.training.config import (
     TrainConfig,
     options,
 )
+from late_phase.training.sizes import check_size
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,25 @@ class ImageTask:
     dataset: Dataset
     encoding: Normalization
 
-    def model(self, config: ArchitectureConfig, weights: str | None = None) -> nn.Module:
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1) -> nn.Module:
         """The plain architecture for the dataset's images, with fresh weights or those that ``weights`` names.
 
         It is tried on one image, to find sizes that don't fit now.
+
+        Args:
+            copies: how often the memory has to hold what is as large as the weights.
+
+        Raises:
+            UserError: there is no such model, or the memory is too small.
         """
         channels, *size = self.dataset.test.shape
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if isinstance(config, LSTMConfig):
             raise UserError(f"{what} makes no model: choose another architecture, or dataset=pydocs, enwik8 or text_file.")
         try:
-            own = options(config, ImageArchitectureConfig)
-            model = architectures.build(config.name, channels, len(self.dataset.classes), weights=weights, **own)
+            sizes, own = (channels, len(self.dataset.classes)), options(config, ImageArchitectureConfig)
+            check_size(config.name, sizes, own, copies)
+            model = architectures.build(config.name, *sizes, weights=weights, **own)
             with torch.no_grad():
                 model.eval()(torch.zeros(1, channels, *size))
         except (ValueError, RuntimeError) as error:
@@ -95,6 +104,22 @@ class ImageTask:
             f"dataset.crop_padding, .flip and .cutout are for images in memory: leave them out, {self.dataset.name} has its own."
         )
 
+    def activations(self, config: TrainConfig, model: nn.Module) -> int:
+        """Numbers that layers with weights put out for one image, which training keeps until it goes backward."""
+        count = 0
+
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal count
+            count += output.numel()
+
+        layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+        hooks = [layer.register_forward_hook(add) for layer in layers]
+        with torch.no_grad(), evaluation_mode(model):
+            model(torch.zeros(1, *self.dataset.test.shape))
+        for hook in hooks:
+            hook.remove()
+        return count
+
     def measured(self) -> list[str]:
         """Names of what :meth:`measure` measures."""
         return [f"{split}_{name}" for split in self.dataset.held_out() for name in ("nll_nats", "accuracy")]
@@ -126,7 +151,7 @@ class TextTask:
     encoding: Vocabulary
     device: torch.device
 
-    def model(self, config: ArchitectureConfig, weights: str | None = None) -> nn.Module:
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1) -> nn.Module:
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if not isinstance(config, LSTMConfig):
             raise UserError(f"{what} makes no model: choose architecture=lstm for a text.")
@@ -135,7 +160,9 @@ class TextTask:
                 f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
             )
         try:
-            return architectures.build(config.name, len(self.encoding), weights=weights, **options(config, ArchitectureConfig))
+            own = options(config, ArchitectureConfig)
+            check_size(config.name, (len(self.encoding),), own, copies)
+            return architectures.build(config.name, len(self.encoding), weights=weights, **own)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{what}: {error}") from error
 
@@ -156,6 +183,12 @@ class TextTask:
         settings = config.dataset
         how = (config.batch_size, settings.sequence_length, settings.carry_state, self.device)
         return Segments(self.dataset.train, self.encoding, *how, self.dataset.sha256)
+
+    def activations(self, config: TrainConfig, model: nn.Module) -> int:
+        """Numbers that training holds at once of one stream of a segment."""
+        symbols, embedding = model.embedding.weight.shape
+        # Gates, states and their gradients, as measured; logits, their logarithms and gradients.
+        return config.dataset.sequence_length * (embedding + 16 * config.architecture.units + 3 * symbols)
 
     def measured(self) -> list[str]:
         return [f"{part}_bpc" for part in self.dataset.held_out()]

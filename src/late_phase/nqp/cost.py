@@ -1,0 +1,78 @@
+"""What a measurement costs, estimated before it begins: its memory, and its time to a factor of about three on today's cores."""
+
+from __future__ import annotations
+
+from late_phase.errors import UserError
+from late_phase.memory import check_memory
+from late_phase.nqp.settings import Settings
+
+LONGEST = 30 * 24 * 60 * 60
+"""Seconds; what takes longer is refused."""
+
+
+def check_bytes(s: Settings, records: int = 0) -> None:
+    """Refuses a measurement that doesn't fit into the memory with so many records.
+
+    Raises:
+        UserError: it doesn't.
+    """
+    what = f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, repetitions={s.repetitions} and {len(s.seeds)} seeds"
+    made = f", which makes {records:,} records," if records else ""
+    check_memory(f"{what}{made}", needed_bytes(s, records), "choose smaller sizes" + (" or a smaller window." if records else "."))
+
+
+def check_seconds(s: Settings, steps: int) -> float:
+    """The seconds that a measurement of so many steps takes.
+
+    Raises:
+        UserError: they are more than :data:`LONGEST`.
+    """
+    seconds = needed_seconds(s, steps)
+    if seconds > LONGEST:
+        raise UserError(
+            f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, eta={s.eta:g}, target_norm={s.target_norm:g}, phi0={s.phi0:g}, "
+            f"window={s.window:g}, repetitions={s.repetitions} and {len(s.seeds)} seeds takes about {in_words(seconds)} "
+            f"({steps:.2g} steps): choose a larger eta, or smaller sizes, for at most {in_words(LONGEST)}."
+        )
+    return seconds
+
+
+def needed_bytes(s: Settings, records: int) -> int:
+    """Memory of the closed form's matrices, of the seeds' starts, of the state and its noise in a step, and of the records."""
+    models, state, draws = _numbers(s)
+    of_a_run = models * (6 * state + 4 * draws + (4 * s.d**2 if s.d > 1 and s.model != "full" else 0)) + 10 * records
+    return 8 * (16 * _order(s) ** 2 + len(s.seeds) * (3 * s.n * s.d + s.repetitions * of_a_run))
+
+
+def needed_seconds(s: Settings, steps: int) -> float:
+    """Time of the closed form, at six times for each seed, and of the steps."""
+    models, state, draws = _numbers(s)
+    calls, of_a_model = 1e-5, 25e-9 * (state + draws)
+    if s.model != "full":
+        members = s.K if s.model == "late_phase" else 1
+        calls = 4e-5
+        if s.d > 1:  # products of matrices, QR, and where embeddings are fewer than members eigenvectors
+            of_a_model += 1e-9 * ((s.n + members) * s.d**2 + (s.d**3 if s.d < members else 0))
+    closed_form = 6 * len(s.seeds) * 7e-9 * _order(s) ** 3
+    return closed_form + steps * (calls + len(s.seeds) * s.repetitions * models * of_a_model)
+
+
+def in_words(seconds: float) -> str:
+    """A duration in its largest unit that makes at least two."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds < 1e15 else f"{seconds / size:.0e} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _order(s: Settings) -> int:
+    """Of the largest matrices of the closed form."""
+    return s.n if s.model == "full" else max(s.n, s.d)
+
+
+def _numbers(s: Settings) -> tuple[int, int, int]:
+    """Independent models in a run, and of each the numbers in its state and those that it draws in a step, as in ``simulate``."""
+    if s.model == "full":
+        return s.K, s.n, s.n
+    members, models = (s.K, 1) if s.model == "late_phase" else (1, s.K)
+    return models, (s.n + members) * s.d, min(members, s.d) * s.n + (members * s.d if s.d < members else 0)
