@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes
 from late_phase.files import write_json
+from late_phase.paths import path_argument
+from late_phase.training.command_line import errors_in_one_sentence
 from late_phase.training.settings import choose_device, torch_settings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="pairs of blocks per measurement (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE as well")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write all numbers to FILE as well")
     arguments = parser.parse_args()
     if arguments.pairs < 1:
         parser.error(f"--pairs={arguments.pairs} measures nothing: choose at least 1.")
@@ -33,4 +34,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

@@ -9,7 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import platform
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from typing import Any
 import hydra
 import numpy as np
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from late_phase.errors import UserError
@@ -27,7 +24,7 @@ from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.figure import Figure1, measure_figure1, plot_figure1
 from late_phase.nqp.measure import Settings, measure
 from late_phase.nqp.speed import compare
-from late_phase.training.command_line import as_dataclass, errors_in_one_sentence
+from late_phase.training.command_line import as_dataclass, job, start
 from late_phase.training.provenance import git_commit
 
 ConfigStore.instance().store(group="schema", name="nqp", node=NqpConfig)
@@ -47,8 +44,7 @@ def provenance(began: float) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="nqp")
 def main(composed: DictConfig) -> None:
-    # An error in a sweep is left to Hydra, which goes on with the other jobs.
-    with errors_in_one_sentence() if HydraConfig.get().mode == RunMode.RUN else nullcontext():
+    with job():
         run(as_dataclass(composed))
 
 
@@ -82,5 +78,4 @@ def run(config: NqpConfig) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_sentence():
-        main()
+    start(main, NqpConfig)

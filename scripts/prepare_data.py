@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from late_phase.data.prepare import PREPARED, prepare
+from late_phase.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=PREPARED, metavar="NAME", help=", ".join(PREPARED))
-    parser.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="where the files are (default: data)")
+    parser.add_argument("--root", type=path_argument, default="data", metavar="FOLDER", help="where the files are (default: data)")
     arguments = parser.parse_args()
-    with errors_in_one_sentence():
-        print(prepare(arguments.name, str(arguments.root)))
+    print(prepare(arguments.name, str(arguments.root)))
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

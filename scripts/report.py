@@ -3,14 +3,17 @@
 import argparse
 from pathlib import Path
 
-from late_phase.files import write_text
-from late_phase.reporting.curves import plot_curves
-from late_phase.reporting.runs import copy_runs, find_runs, table
+from late_phase.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
     """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
+    # These take seconds to import, and --help doesn't need them.
+    from late_phase.files import write_text
+    from late_phase.reporting.curves import plot_curves
+    from late_phase.reporting.runs import copy_runs, find_runs, table
+
     runs = find_runs(folders)
     print(table(runs))
     if to is not None:
@@ -20,13 +23,17 @@ def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
             copy_runs(runs, to)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--to", type=Path, help="folder for table.md and accuracy.png, or of texts bpc.png")
+    parser.add_argument("folders", nargs="+", type=path_argument)
+    parser.add_argument("--to", type=path_argument, help="folder for table.md and accuracy.png, or of texts bpc.png")
     parser.add_argument("--keep", action="store_true", help="copy config, history and metrics of the runs there, too")
     arguments = parser.parse_args()
     if arguments.keep and arguments.to is None:
         parser.error("--keep needs a folder: add --to FOLDER.")
+    report(arguments.folders, arguments.to, arguments.keep)
+
+
+if __name__ == "__main__":
     with errors_in_one_sentence():
-        report(arguments.folders, arguments.to, arguments.keep)
+        main()

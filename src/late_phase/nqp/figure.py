@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from late_phase.errors import UserError
 from late_phase.nqp.measure import Measurement, Settings, check, measure
+from late_phase.training.config import path
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Figure1Settings:
     K_ensembles: list[int] = field(default_factory=list)
     others: list[Regime] = field(default_factory=list)
     workers: int = 2
-    folder: str = "results"
+    folder: str = path("results")
 
 
 @dataclass(frozen=True)
