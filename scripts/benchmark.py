@@ -8,12 +8,12 @@ else runs on its cores is noise at best.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from late_phase.arguments import Parser, count
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes
 from late_phase.files import check_file, write_json
+from late_phase.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 from late_phase.training.settings import choose_device, torch_settings
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--pairs", type=count, default=Sizes.pairs, metavar="N", help="pairs of blocks per measurement (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE as well")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write all numbers to FILE as well")
     arguments = parser.parse_args()
     if arguments.json:
         check_file("--json", str(arguments.json), arguments.json)

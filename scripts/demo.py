@@ -7,6 +7,7 @@ from pathlib import Path
 from report import report
 
 from late_phase.arguments import Parser
+from late_phase.training.command_line import errors_in_one_sentence
 
 EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
 SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2"]
@@ -30,4 +31,5 @@ the paper's model:  python train.py +experiment=cifar100_wrn_lpbn   (CIFAR-100, 
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def python(*arguments: str) -> None:
     """Runs a script on one thread; its output is shown only if it fails."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
     if done.returncode:
         sys.exit(f"$ python {' '.join(arguments)}\n{done.stdout}{done.stderr}")
     print(f"done: python {' '.join(arguments)}", flush=True)

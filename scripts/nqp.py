@@ -10,7 +10,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from typing import Any
 import hydra
 import numpy as np
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from late_phase.errors import UserError
@@ -30,7 +27,7 @@ from late_phase.nqp.figure import Figure1, measure_figure1, plan_figure1, plot_f
 from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import Settings
 from late_phase.nqp.speed import compare
-from late_phase.training.command_line import as_dataclass, errors_in_one_sentence
+from late_phase.training.command_line import as_dataclass, job, start
 from late_phase.training.provenance import git_commit
 from late_phase.training.settings import cores
 
@@ -51,8 +48,7 @@ def provenance(began: float) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="nqp")
 def main(composed: DictConfig) -> None:
-    # An error in a sweep is left to Hydra, which goes on with the other jobs.
-    with errors_in_one_sentence() if HydraConfig.get().mode == RunMode.RUN else nullcontext():
+    with job():
         run(as_dataclass(composed))
 
 
@@ -103,5 +99,4 @@ def announce(plans: Sequence[Plan], at_once: int) -> None:
 
 
 if __name__ == "__main__":
-    with errors_in_one_sentence():
-        main()
+    start(main, NqpConfig)

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from late_phase.arguments import Parser, one_of
 from late_phase.data.prepare import PREPARED, prepare
+from late_phase.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument("name", type=one_of(PREPARED), metavar="NAME", help=", ".join(PREPARED))
-    parser.add_argument("--root", type=Path, default=Path("data"), metavar="FOLDER", help="where the files are (default: data)")
+    parser.add_argument("--root", type=path_argument, default="data", metavar="FOLDER", help="where the files are (default: data)")
     arguments = parser.parse_args()
-    with errors_in_one_sentence():
-        print(prepare(arguments.name, str(arguments.root)))
+    print(prepare(arguments.name, str(arguments.root)))
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 from late_phase.arguments import Parser
-from late_phase.files import make_folder, write_text
-from late_phase.reporting.curves import plot_curves
-from late_phase.reporting.runs import copy_runs, find_runs, table
+from late_phase.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
     """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
+    # These take seconds to import, and --help doesn't need them.
+    from late_phase.files import make_folder, write_text
+    from late_phase.reporting.curves import plot_curves
+    from late_phase.reporting.runs import copy_runs, find_runs, table
+
     runs = find_runs(folders)
     if to is not None:
         make_folder("--to", to)
@@ -22,13 +25,17 @@ def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
             copy_runs(runs, to)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's directory, or one above it")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="for table.md and accuracy.png, or of texts bpc.png")
+    parser.add_argument("folders", nargs="+", type=path_argument, metavar="FOLDER", help="a run's directory, or one above it")
+    parser.add_argument("--to", type=path_argument, metavar="FOLDER", help="for table.md and accuracy.png, or of texts bpc.png")
     parser.add_argument("--keep", action="store_true", help="copy config, history and metrics of the runs there, too")
     arguments = parser.parse_args()
     if arguments.keep and arguments.to is None:
         parser.error("--keep needs --to")
+    report(arguments.folders, arguments.to, arguments.keep)
+
+
+if __name__ == "__main__":
     with errors_in_one_sentence():
-        report(arguments.folders, arguments.to, arguments.keep)
+        main()

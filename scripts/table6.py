@@ -35,12 +35,12 @@ def main() -> None:
     parser.add_argument("text", nargs="?", type=one_of(SEEDS), default="enwik8", metavar="TEXT", help=", ".join(SEEDS))
     text = parser.parse_args().text
     train(text)
-    with errors_in_one_sentence():
-        table = table6(find_runs([ROOT / "outputs" / f"{text}_lstm_{row}" / "default" for row in ROWS]))
+    table = table6(find_runs([ROOT / "outputs" / f"{text}_lstm_{row}" / "default" for row in ROWS]))
     to = ROOT / "outputs" / "table6" / f"{text}.md"
     write_text(to, table + "\n")
     print(f"\n{table}\n\nbits per character on {text}, mean ± standard deviation over n seeds; in {to.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_sentence():
+        main()

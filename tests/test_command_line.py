@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
-from late_phase.training.command_line import quote_paths, variant
 from late_phase.training.config import differences
 
 TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
@@ -99,7 +102,24 @@ MISTAKES = {
     "an impossible architecture": (["architecture=wrn", "architecture.depth=27"], r"architecture\.depth=27 is not 6 n \+ 4"),
     "debug overruled": (["+debug=smoke", "+experiment=digits_lenet_base"], "put .debug after .experiment"),
     "a list of experiments": (["+experiment=[digits_lenet_base,digits_lenet_lpbn]"], "is a list, which run directories"),
-    "nonsense": (["epochs=[3"], "look at the command"),
+    "nonsense": (["epochs=[3"], r"'epochs=\[3' can't be read .*: write KEY=VALUE"),
+    "a value without a key": (["=5"], "'=5' has no key: write KEY=VALUE"),
+    "a key without a value": (["epochs"], "'epochs' has no value: write epochs=VALUE"),
+    "nothing for a number": (["seed="], "seed: Value '' of type 'str' could not be converted to Integer"),
+    "a number for a choice": (["late_phase=3"], "late_phase=3 is no name of a choice: write late_phase=NAME"),
+    "nothing for a choice": (["dataset="], "dataset= is unknown: choose one of cifar10"),
+    "a launcher that isn't installed": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere is unknown: choose one of basic"),
+    "a sweep without -m": (["epochs=3,4"], "epochs=3,4 has several values: put -m before it"),
+    "another sweep without -m": (["epochs=choice(3,4)"], "has several values: put -m before it"),
+    "a key taken away": (["~epochs"], "epochs is not set: add epochs=VALUE"),
+    "an interpolation of nothing": (["dataset.mean=${nothing}"], r"\$\{nothing\} is no key of the config"),
+    "an empty path": (["architecture.weights="], "architecture.weights is empty: give a path; that of the current folder is a dot"),
+    "another empty path": (["dataset=image_folder", "dataset.root=''"], "dataset.root is empty: give a path"),
+    "an empty directory": (
+        ["hydra.run.dir=''"],
+        "hydra.run.dir is empty: leave it out, or give a path;",
+    ),
+    "an option that there is not": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     "no plus": (["experiment=digits_lenet_base"], r"write \+experiment=NAME"),
     "a learning rate that is no number": (["optimizer.lr=nan"], r"optimizer\.lr=nan would not learn"),
     "a momentum above one": (["optimizer.momentum=2"], r"optimizer\.momentum=2\.0 is out of range"),
@@ -239,20 +259,146 @@ def test_the_report_averages_over_seeds(main, tmp_path):
     assert "no finished run below nowhere" in str(main("nowhere", script="scripts/report.py")[0])
 
 
-def test_variants_are_names_that_any_file_system_takes():
-    assert variant([]) == "default"
-    assert variant(["+experiment=a", "seed=3", "runtime.device=cpu", "logger=wandb", "dataset.cache=/x"]) == "default"
-    assert variant(["late_phase.T0=40", "late_phase.K=5"]) == "T0=40,K=5"
-    assert (
-        variant(["dataset.root=/a/b c", "+debug=smoke", "schedule.epochs=[1,2]"])
-        == "dataset.root=-a-b-c,debug=smoke,schedule.epochs=-1,2-"
+def test_home_folders_stand_for_tildes_in_all_paths(main, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    images(home, *(f"photos/{split}/{name}/{i}.png" for split in ("train", "test") for name in "ab" for i in range(2)))
+    for root in ("~/photos", "'~/photos'"):
+        status, _ = main("dataset=image_folder", f"dataset.root={root}", "dataset.cache=~/cache", "batch_size=5000")
+        assert "batch_size=5000 is larger than the training set (4 images)" in str(status)
+    assert (home / "cache").is_dir()
+    assert main(*TINY, "hydra.run.dir=~/run/seed=0")[0] == 0
+    assert main("run=~/run/seed=0", script="scripts/evaluate.py")[0] == 0
+    assert main("run=~/run", "suite=ood", "ood=[noise]", "root=~/data", script="scripts/evaluate.py")[0] == 0
+    given = ["architecture=lenet", "architecture.weights=~/run/seed=0", "dataset=digits", "to=~/to"]
+    assert main(*given, script="scripts/evaluate.py")[0] == 0
+    assert json.loads((home / "to/accuracy.json").read_text())["weights"] == f"{home}/run/seed=0"
+    assert main(*TINY, "architecture.weights=~/run/seed=0")[0] == 0
+    assert main("~/run", "--to=~/report", script="scripts/report.py")[0] == 0 and (home / "report/table.md").exists()
+    assert main("n=4", "K=1", "eta=0.1", "target_norm=2.0", "window=1", "output=~/nqp.json", script="scripts/nqp.py")[0] == 0
+    assert (home / "nqp.json").exists()
+    status, _ = main("dataset=image_folder", "dataset.root=~nobody-of-this-name/a")
+    assert "there is no folder ~nobody-of-this-name/a/train" in str(status)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs"}
+
+
+def test_a_config_file_has_paths_as_well(main, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    for name, root in (("home", "~/photos"), ("empty", "")):
+        text = f"# @package _global_\ndefaults:\n  - override /dataset: image_folder\ndataset:\n  root: '{root}'\n"
+        (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    status, _ = main("--config-dir=mine", "+experiment=home")
+    assert f"there is no folder {tmp_path}/home/photos/train" in str(status)
+    status, _ = main("--config-dir=mine", "+experiment=empty")
+    assert status == "error: dataset.root is empty: give a path; that of the current folder is a dot."
+
+
+def test_a_run_whose_config_has_a_tilde_goes_on_as_it_is(main, tmp_path, monkeypatch):
+    """Such a config was written before tildes became home folders when the command line is read."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main(*TINY, "hydra.run.dir=weights/seed=0")
+    assert main(*TINY, "architecture.weights=~/weights/seed=0", "hydra.run.dir=run/seed=0")[0] == 0
+    config = tmp_path / "run/seed=0/config.yaml"
+    config.write_text(config.read_text().replace(str(tmp_path), "~"))
+    status, output = main(*TINY, "architecture.weights=~/weights/seed=0", "hydra.run.dir=run/seed=0")
+    assert status == 0 and "is finished already" in output
+
+
+def test_two_paths_of_like_names_are_two_runs(main, tmp_path):
+    for name in ("v/1", "v-1"):
+        images(tmp_path, *(f"{name}/{split}/{c}/{i}.png" for split in ("train", "test") for c in "ab" for i in range(4)))
+        base = ["+experiment=digits_lenet_base", "epochs=1", "batch_size=4", "dataset=image_folder"]
+        assert main(*base, f"dataset.root={name}")[0] == 0
+    assert len(list(tmp_path.glob("outputs/digits_lenet_base/*/seed=0/metrics.json"))) == 2
+
+
+def test_the_current_folder_can_be_the_runs_and_is_never_removed(main, tmp_path, monkeypatch):
+    (tmp_path / "empty" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "here")
+    for directory in (".", "a/b", ".."):
+        status, _ = main("late_phase.T0=300", f"hydra.run.dir={directory}")
+        assert "is after the last epoch" in str(status)
+        assert list((tmp_path / "empty").rglob("*")) == [tmp_path / "empty" / "here"]
+    for directory in (".", "a b, c/${seed}"):
+        assert main(*TINY, f"hydra.run.dir={directory}")[0] == 0
+    assert Path("metrics.json").exists() and Path("a b, c/0/metrics.json").exists()
+
+
+def test_jobs_of_a_sweep_do_not_share_the_folder_above_them(main, tmp_path):
+    status, _ = main("-m", *TINY, "hydra.sweep.subdir=", "seed=0,1")
+    assert str(status).startswith("error: hydra.sweep.subdir is empty: leave it out")
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["multirun.yaml"]
+
+
+@pytest.mark.parametrize("sweep", ["{0}/seed=0,{0}/seed=1", "choice({0}/seed=0,{0}/seed=1)", "'{0}/seed=0',{0}/seed=1"])
+def test_a_sweep_over_runs_evaluates_each(main, tmp_path, sweep):
+    assert main("-m", *TINY, "seed=0,1")[0] == 0
+    (folder,) = (path.parent for path in (tmp_path / "outputs/digits_lenet_lpbn").glob("*/seed=0"))
+    folder = folder.rename(tmp_path / "a=1")
+    assert main("-m", f"run={sweep.format('a=1')}", script="scripts/evaluate.py")[0] == 0
+    assert len(list(folder.glob("seed=*/evaluation/accuracy.json"))) == 2
+
+
+def test_a_job_that_fails_does_not_stop_the_other_evaluations(main, tmp_path):
+    main(*TINY, "hydra.run.dir=a/seed=0")
+    status, _ = main("-m", "run=nowhere,a/seed=0", script="scripts/evaluate.py")
+    assert "run=nowhere holds no finished run" in str(status)
+    assert (tmp_path / "a/seed=0/evaluation/accuracy.json").exists()
+
+
+HEAVY = {"torch", "torchvision", "sklearn", "scipy", "numpy", "matplotlib", "PIL", "safetensors", "wandb", "tqdm"}
+MODULES_AT_EXIT = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
+    """All modules that a script has imported at its end, and what it says before on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", MODULES_AT_EXIT, str(ROOT / command[0]), *command[1:]],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    long = [f"dataset.root={'x' * 200}"]
-    assert len(variant(long)) < 110 and variant(long) != variant([long[0] + "y"])
+    *said, modules = done.stderr.splitlines()
+    return set(modules.split()), "\n".join(said)
 
 
-def test_quoted_paths_reach_hydra_whole():
-    assert quote_paths(["run=a/seed=0", "epochs=3", "run='a=b'"]) == ["run='a/seed=0'", "epochs=3", "run='a=b'"]
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train.py", "epocs=3"], "did you mean epochs?"),
+        (["train.py", "late_phase.T0=300"], "is after the last epoch"),
+        (["train.py", "--help"], ""),
+        (["scripts/evaluate.py", "rnu=a"], "did you mean run?"),
+        (["scripts/evaluate.py", "run=a", "suite=calibratoin"], "suite=calibratoin is unknown"),
+        (["scripts/report.py", "--help"], ""),
+        (["scripts/prepare_data.py", "cifra10"], "invalid choice"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):
+    imported, said = imported_by(*command, folder=tmp_path)
+    assert message in said
+    assert "late_phase.training.command_line" in imported and not imported & HEAVY
+
+
+def test_a_run_imports_what_was_chosen_only(tmp_path):
+    imported, said = imported_by("train.py", *TINY, "runtime.progress=false", folder=tmp_path)
+    assert not said
+    assert {"torch", "sklearn", "late_phase.data.digits", "late_phase.architectures.lenet"} <= imported
+    assert not imported & {"torchvision", "matplotlib", "wandb", "late_phase.data.cifar", "late_phase.architectures.wide_resnet"}
+
+
+def test_the_choices_that_are_checked_before_are_those_that_there_are():
+    from late_phase.method import RUNNING_STATISTICS
+
+    assert RUNNING_STATISTICS == ("mean", "folded", "recompute")
 
 
 def test_differences_name_every_key():

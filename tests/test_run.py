@@ -189,7 +189,7 @@ def test_a_finished_run_is_not_repeated(undisturbed, composed, capsys):
     assert "is finished already" in capsys.readouterr().out
     assert {name: (undisturbed / name).stat().st_mtime_ns for name in files_in(undisturbed)} == before
     run(composed(*TINY, "runtime.threads=1"), undisturbed)  # where it runs is not part of what it is
-    with pytest.raises(UserError, match=r"another config \(late_phase.T0: 1 -> 2; optimizer.lr: 0.02 -> 0.03\): remove"):
+    with pytest.raises(UserError, match=r"another config \(late_phase.T0: 1 -> 2; optimizer.lr: 0.02 -> 0.03\): move"):
         run(composed(*TINY, "late_phase.T0=2", "optimizer.lr=0.03"), undisturbed)
 
 

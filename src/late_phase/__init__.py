@@ -1,8 +1,16 @@
-"""Neural networks with late-phase weights (von Oswald et al., ICLR 2021). Importing this package needs torch only."""
+"""Neural networks with late-phase weights (von Oswald et al., ICLR 2021). This package needs torch only.
 
-from late_phase.method import LatePhase
-from late_phase.running_statistics import recompute_running_statistics
-from late_phase.selection import Selection, batchnorm, by_name, by_predicate, by_type, everything, head, layernorm, nothing
+torch is imported when the first of these names is used: a command line is checked without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from late_phase.method import LatePhase
+    from late_phase.running_statistics import recompute_running_statistics
+    from late_phase.selection import Selection, batchnorm, by_name, by_predicate, by_type, everything, head, layernorm, nothing
 
 __all__ = [
     "LatePhase",
@@ -17,3 +25,18 @@ __all__ = [
     "nothing",
     "recompute_running_statistics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import late_phase.method
+    import late_phase.running_statistics
+    import late_phase.selection
+
+    modules = (late_phase.method, late_phase.running_statistics, late_phase.selection)
+    return next(vars(module)[name] for module in modules if name in vars(module))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

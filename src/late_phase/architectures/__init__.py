@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from late_phase.architectures import imagenet
-from late_phase.architectures.lenet import LeNet
-from late_phase.architectures.lstm import LSTM
-from late_phase.architectures.pyramidnet import PyramidNet
-from late_phase.architectures.weights import load
-from late_phase.architectures.wide_resnet import WideResNet
+from late_phase.lazy import Lazy
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
-    "lenet": LeNet,
-    "wrn": WideResNet,
-    "pyramidnet": PyramidNet,
-    **{name: partial(imagenet.build, name) for name in imagenet.NAMES},
-    "lstm": LSTM,
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURES = {
+    "lenet": Lazy("late_phase.architectures.lenet.LeNet"),
+    "wrn": Lazy("late_phase.architectures.wide_resnet.WideResNet"),
+    "pyramidnet": Lazy("late_phase.architectures.pyramidnet.PyramidNet"),
+    "resnet50": Lazy("late_phase.architectures.imagenet.build", "resnet50"),
+    "resnet152": Lazy("late_phase.architectures.imagenet.build", "resnet152"),
+    "densenet161": Lazy("late_phase.architectures.imagenet.build", "densenet161"),
+    "lstm": Lazy("late_phase.architectures.lstm.LSTM"),
 }
 
 SHALLOW = 120
@@ -36,6 +34,8 @@ def build(name: str, *sizes: int, weights: str | None = None, **options: float) 
     """
     model = ARCHITECTURES[name](*sizes, **options)
     if weights is not None:
+        from late_phase.architectures.weights import load  # imports torchvision, which takes seconds
+
         load(model, name, weights)
     return model
 

@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from late_phase import LatePhase, architectures, batchnorm, head
 from late_phase.benchmark.pairs import EPOCH, Block, measure, peak_bytes, timed
@@ -193,6 +192,8 @@ class PILImages(Dataset):
 
     def __init__(self, images: Images) -> None:
         self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
+        from torchvision import transforms  # takes seconds to import
+
         augmentation = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
         to_tensor = [transforms.ToTensor(), transforms.Normalize(NORMALIZATION.mean, NORMALIZATION.std)]
         self.transform = transforms.Compose(augmentation + to_tensor)

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from late_phase.data import cifar, corrupted, digits, image_folder, imagenet, ood_images, svhn, text
-from late_phase.data.corrupted import Corrupted
-from late_phase.data.images import Dataset
-from late_phase.data.text import Text
+from late_phase.lazy import Lazy
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
-    "digits": digits.load,
-    "cifar10": partial(cifar.load, "cifar10"),
-    "cifar100": partial(cifar.load, "cifar100"),
-    "image_folder": image_folder.load,
-    "imagenet": imagenet.load,
-    "svhn": svhn.load,
-    "lsun_resize": partial(ood_images.load_resized, "lsun_resize"),
-    "tiny_imagenet_resize": partial(ood_images.load_resized, "tiny_imagenet_resize"),
-    "photo_patches": ood_images.photo_patches,
-    "digits_rotated": ood_images.digits_rotated,
-    "noise": ood_images.noise,
+if TYPE_CHECKING:
+    from late_phase.data.corrupted import Corrupted
+    from late_phase.data.images import Dataset
+    from late_phase.data.text import Text
+
+DATASETS = {
+    "digits": Lazy("late_phase.data.digits.load"),
+    "cifar10": Lazy("late_phase.data.cifar.load", "cifar10"),
+    "cifar100": Lazy("late_phase.data.cifar.load", "cifar100"),
+    "image_folder": Lazy("late_phase.data.image_folder.load"),
+    "imagenet": Lazy("late_phase.data.imagenet.load"),
+    "svhn": Lazy("late_phase.data.svhn.load"),
+    "lsun_resize": Lazy("late_phase.data.ood_images.load_resized", "lsun_resize"),
+    "tiny_imagenet_resize": Lazy("late_phase.data.ood_images.load_resized", "tiny_imagenet_resize"),
+    "photo_patches": Lazy("late_phase.data.ood_images.photo_patches"),
+    "digits_rotated": Lazy("late_phase.data.ood_images.digits_rotated"),
+    "noise": Lazy("late_phase.data.ood_images.noise"),
 }
 
-CORRUPTED: dict[str, Callable[..., Corrupted]] = {
-    "cifar10_c": partial(corrupted.load_cifar_c, "cifar10_c"),
-    "cifar100_c": partial(corrupted.load_cifar_c, "cifar100_c"),
-    "digits_c": corrupted.load_digits_c,
+CORRUPTED = {
+    "cifar10_c": Lazy("late_phase.data.corrupted.load_cifar_c", "cifar10_c"),
+    "cifar100_c": Lazy("late_phase.data.corrupted.load_cifar_c", "cifar100_c"),
+    "digits_c": Lazy("late_phase.data.corrupted.load_digits_c"),
 }
 
 OOD: dict[str, tuple[str, ...]] = {
@@ -43,10 +43,10 @@ OOD: dict[str, tuple[str, ...]] = {
 CORRUPTED_OF: dict[str, str] = {"digits": "digits_c", "cifar10": "cifar10_c", "cifar100": "cifar100_c"}
 """Dataset -> its corrupted test images."""
 
-TEXTS: dict[str, Callable[..., Text]] = {
-    "enwik8": text.load_enwik8,
-    "pydocs": text.load_pydocs,
-    "text_file": text.load_file,
+TEXTS = {
+    "enwik8": Lazy("late_phase.data.text.load_enwik8"),
+    "pydocs": Lazy("late_phase.data.text.load_pydocs"),
+    "text_file": Lazy("late_phase.data.text.load_file"),
 }
 
 
@@ -71,6 +71,6 @@ def root_options(name: str, root: str) -> dict[str, str]:
     Downloaded files are in ``root``, ImageNet, which has many, in a folder of its own in it.
     """
     loader = (DATASETS | CORRUPTED | TEXTS)[name]
-    if "root" not in inspect.signature(loader).parameters:
+    if "root" not in inspect.signature(loader.resolve()).parameters:
         return {}
     return {"root": str(Path(root) / "imagenet") if name == "imagenet" else root}

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Images, Normalization
 from late_phase.errors import UserError
 from late_phase.memory import check_memory
 from late_phase.seeding import generator
+
+if TYPE_CHECKING:  # imports torchvision, which takes seconds
+    from late_phase.data.imagenet import StreamedImages
 
 
 class Batches(ABC):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options
 
-LOADERS: dict[str, Callable[..., Any]] = {**DATASETS, **CORRUPTED, **TEXTS}
+LOADERS = {**DATASETS, **CORRUPTED, **TEXTS}
 PREPARED = tuple(name for name in LOADERS if name not in ("image_folder", "text_file"))
 """All but those that have no name of their own."""
 

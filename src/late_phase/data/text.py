@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,7 +157,7 @@ def load_file(path: str) -> Text:
 
 def _map(path: Path) -> Tensor:
     """A file's bytes, read when they are used; writing to them would not change the file."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file takes no name that isn't UTF-8
 
 
 def _split(name: str, content: Tensor) -> Text:

@@ -20,6 +20,7 @@ from late_phase.memory import check_memory
 from late_phase.nqp.cost import needed_bytes
 from late_phase.nqp.measure import Measurement, Plan, measure, plan
 from late_phase.nqp.settings import Settings
+from late_phase.training.config import path
 
 PROCESS = 350 * 2**20
 """Bytes that a process takes, whatever it measures: Python and the modules."""
@@ -42,7 +43,7 @@ class Figure1Settings:
     K_ensembles: list[int] = field(default_factory=list)
     others: list[Regime] = field(default_factory=list)
     workers: int = 2
-    folder: str = "results"
+    folder: str = path("results")
 
 
 @dataclass(frozen=True)

@@ -162,5 +162,5 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def mean_and_std(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):z.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):z.{digits}f}" if len(values) > 1 else mean

@@ -22,7 +22,7 @@ def metric_rows(suite: str, numbers: dict[str, dict[str, float]]) -> list[list[s
     rows = [[suite, *numbers]]
     for metric in metrics:
         unit = "%" if suite == "corruption" else unit_of(metric)
-        cells = [f"{row[metric] * (100 if unit == '%' else 1):.4g}" if metric in row else "" for row in numbers.values()]
+        cells = [f"{row[metric] * (100 if unit == '%' else 1):z.4g}" if metric in row else "" for row in numbers.values()]
         rows.append([f"{metric.replace('_', ' ')} ({unit})" if unit else metric.replace("_", " "), *cells])
     return rows
 
@@ -36,5 +36,5 @@ def flatness_rows(numbers: dict[str, dict[str, Any]]) -> list[list[str]]:
     rows = [["flatness: σ_z", *(f"{name}: δL (nats), 95 %" for name in numbers)]]
     first = next(iter(numbers.values()))
     for i, sigma in enumerate(first["sigmas"]):
-        rows.append([f"{sigma:g}", *(f"{own['mean'][i]:.4g} ± {own['confidence'][i]:.2g}" for own in numbers.values())])
+        rows.append([f"{sigma:zg}", *(f"{own['mean'][i]:z.4g} ± {own['confidence'][i]:z.2g}" for own in numbers.values())])
     return rows

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from late_phase.errors import UserError
-from late_phase.method import RUNNING_STATISTICS
+from late_phase.paths import check_utf8
 from late_phase.training.config import (
+    OWN,
     SCHEMAS,
+    SUITES,
     AdamConfig,
     BatchEnsembleConfig,
     BreakpointsConfig,
+    DatasetConfig,
+    EvaluateConfig,
     ImageArchitectureConfig,
     ImageFolderConfig,
     ImageNetConfig,
@@ -66,7 +71,7 @@ def check(config: TrainConfig) -> TrainConfig:
         one_of(f"{group}.name", getattr(config, group).name, tuple(types))
         if not isinstance(getattr(config, group), types[getattr(config, group).name]):
             raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
-    one_of("late_phase.running_statistics", config.late_phase.running_statistics, RUNNING_STATISTICS)
+    one_of("late_phase.running_statistics", config.late_phase.running_statistics, ("mean", "folded", "recompute"))
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
     if not 0 < config.optimizer.lr < float("inf"):
         raise UserError(f"optimizer.lr={config.optimizer.lr} would not learn: choose a number above 0.")
@@ -147,4 +152,30 @@ def check(config: TrainConfig) -> TrainConfig:
             )
     if isinstance(config.schedule, MultistepConfig):
         at_least("schedule.warmup", 0)
+    return config
+
+
+def check_evaluation(config: EvaluateConfig) -> EvaluateConfig:
+    """The same for an evaluation: the suite is known, and one model is named, with what goes with it.
+
+    Raises:
+        UserError: naming the key, the value and the cure.
+    """
+    if config.suite not in (*SUITES, "all"):
+        raise UserError(f"suite={config.suite} is unknown: choose one of {', '.join(SUITES)}, all.")
+    if (config.run is None) == (config.architecture.name == OWN):
+        raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
+    if config.run is not None and config.to is not None:
+        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
+    if config.run is not None and config.dataset.name == OWN and config.dataset != DatasetConfig(name=OWN):
+        raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
+    if config.run is None:
+        if config.seeds is not None:
+            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
+        for key, value in (("architecture.weights", config.architecture.weights), ("to", config.to)):
+            if value is None:
+                raise UserError(f"{key} is not set: give {key}={'FILE' if key != 'to' else 'FOLDER, for the results'}.")
+        check_utf8("to", Path(config.to))
+        if config.dataset.name == OWN:
+            raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
     return config

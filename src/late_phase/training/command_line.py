@@ -1,14 +1,13 @@
-"""All that knows Hydra: schemas and resolvers, names of run directories, jobs, and errors in one sentence."""
+"""How scripts run on Hydra: schemas and resolvers, the start of a script, its jobs, and errors in one sentence."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from late_phase.console import console
 from late_phase.errors import UserError, first_line
+from late_phase.paths import check_utf8
 from late_phase.training import config
 from late_phase.training.checks import check
-from late_phase.training.config import NOT_IN_IDENTITY, SCHEMAS, EvaluateConfig, TrainConfig
+from late_phase.training.config import SCHEMAS, EvaluateConfig, TrainConfig, expand_paths, path_keys
+from late_phase.training.overrides import check_overrides, quote_paths, variant
 
 
 def register_schemas() -> None:
@@ -38,53 +40,19 @@ def register_schemas() -> None:
     OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
-def variant(overrides: list[str]) -> str:
-    """The part of a run directory that names a run's overrides, such as ``T0=40,K=5``; ``default`` without.
-
-    Left out are the experiment, the seed, and what is not part of a run's identity. Characters that a file system may not like
-    become ``-``; a long name ends in a hash.
-    """
-    parts = []
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in ("experiment", "seed") or any(f"{key}.".startswith(f"{other}.") for other in NOT_IN_IDENTITY):
-            continue
-        parts.append(f"{key.removeprefix('late_phase.')}={value}" if value else key)
-    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(parts)) or "default"
-    if len(name) > 100:
-        name = f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name
-
-
-def check_overrides(overrides: list[str]) -> None:
-    """Refuses orders and forms of overrides that Hydra takes silently in another sense than meant.
-
-    Raises:
-        UserError: ``+debug`` before ``+experiment``, or a list of experiments.
-    """
-    names = [override.lstrip("+").partition("=")[0] for override in overrides]
-    if "debug" in names and "experiment" in names[names.index("debug") :]:
-        raise UserError("+debug stands before +experiment, which would overrule it: put +debug after +experiment.")
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key == "experiment" and value.startswith("["):
-            raise UserError(f"experiment={value} is a list, which run directories can't be named after: choose one experiment.")
-
-
-def quote_paths(arguments: list[str]) -> list[str]:
-    """Command-line arguments with quotes around values that have a ``=``, as run directories do: Hydra's grammar wants them."""
-    quoted = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        quoted.append(f"{key}='{value}'" if "=" in value and not re.search(r"['\"\[]|(?<!\$){", value) else argument)
-    return quoted
+def start(main: Callable[[], None], schema: type) -> None:
+    """Calls ``main``, which Hydra has decorated, for the command line, which sets keys of ``schema``."""
+    with errors_in_one_sentence():
+        sys.argv[1:] = quote_paths(sys.argv[1:], path_keys(schema))
+        main()
 
 
 def as_dataclass(composed: DictConfig) -> Any:
     """The composed config as an instance of its dataclass, all values resolved and present.
 
     Raises:
-        UserError: there is a key that the dataclass doesn't have; a ``+`` on the command line gets it past Hydra.
+        UserError: there is a key that the dataclass doesn't have; a ``+`` on the command line gets it past Hydra. Or a key lacks
+            its value; a ``~`` takes it away. Or a path is empty.
     """
     typed = OmegaConf.to_object(composed)
 
@@ -96,24 +64,46 @@ def as_dataclass(composed: DictConfig) -> Any:
                 refuse_unknown(value, getattr(known, key), f"{prefix}{key}.")
 
     refuse_unknown(OmegaConf.to_container(composed), typed, "")
-    return typed
+    for key, value in vars(typed).items():
+        if value == MISSING:
+            raise UserError(f"{key} is not set: add {key}=VALUE.")
+    return expand_paths(typed)
 
 
-def run_job(composed: DictConfig, job: Callable[[TrainConfig, Path], Any]) -> Any:
-    """Calls ``job`` with the checked config and the run directory that Hydra made for it.
+@contextmanager
+def job() -> Iterator[None]:
+    """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end."""
+    with errors_in_one_sentence() if HydraConfig.get().mode == RunMode.RUN else console():
+        yield
 
-    A directory that stays empty because of an error is removed. In a sweep an error is left to Hydra, which goes on with the other
-    jobs and fails at the end.
+
+def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> Any:
+    """Calls ``run`` with the checked config and the run directory that Hydra made for it.
+
+    A directory that stays empty because of an error is removed.
     """
-    directory = Path(HydraConfig.get().runtime.output_dir)
-    in_one_sentence = errors_in_one_sentence() if HydraConfig.get().mode == RunMode.RUN else nullcontext()
-    with in_one_sentence:
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    with job():
         try:
-            check_overrides(list(HydraConfig.get().overrides.task))
-            return job(check(as_dataclass(composed)), directory)
+            key = "run.dir" if hydra.mode == RunMode.RUN else "sweep.subdir"
+            if not OmegaConf.select(hydra, key):
+                raise UserError(f"hydra.{key} is empty: leave it out, or give a path; that of the current folder is a dot.")
+            check_utf8(f"hydra.{key}", directory)
+            check_overrides(list(hydra.overrides.task))
+            return run(check(as_dataclass(composed)), directory)
         finally:
-            with suppress(OSError):  # not empty: the usual case
-                os.removedirs(directory)
+            remove_empty(directory)
+
+
+def remove_empty(directory: Path) -> None:
+    """Removes a directory, and those above it, as far as they are empty and not where we are."""
+    here = Path.cwd()
+    with suppress(OSError):  # not empty: the usual case
+        for folder in (directory, *directory.parents):
+            if folder in (here, *here.parents):
+                break
+            folder.rmdir()
 
 
 # Errors.
@@ -131,13 +121,20 @@ def explain(error: BaseException) -> str:
     if unknown := re.search(r"Key '(\S+)' (?:is not in struct|not in '\w+')", text):
         owner = re.search(r"object_type=(\w+)", text)
         return unknown_key(full[1] if full else unknown[1], owner[1] if owner else "TrainConfig")
-    if choice := re.search(r"(?:Could not find|In '.*?': Could not find) '(\S+?)/([^']+)'", text):
+    if choice := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']*)'", text):
         available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
         names = available[1].split() if available else []
         if len(names) > 16:
             names = difflib.get_close_matches(choice[2], names, 5, cutoff=0)
             return f"{choice[1]}={choice[2]} is unknown: did you mean {', '.join(names)} or another of configs/{choice[1]}/?"
         return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(names)}." if names else ".")
+    if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", text):
+        return f"{sweep[1]} has several values: put -m before it to run each, or write [...] for a list, or quotes for a text."
+    if interpolation := re.search(r"Interpolation key '(.+)' not found", text):
+        key = interpolation[1]
+        return (
+            f"${{{key}}} is no key of the config: write ${{oc.env:{key}}} for an environment variable, \\${{{key}}} for the text."
+        )
     if re.search(r"Could not override 'experiment'", text):
         return "an experiment is added, not replaced: write +experiment=NAME."
     if choice := re.search(r"You must specify '(\S+)'", text):
@@ -162,18 +159,20 @@ def unknown_key(key: str, owner: str) -> str:
 
 @contextmanager
 def errors_in_one_sentence() -> Iterator[None]:
-    """Turns errors that a user can mend into one sentence on standard error and exit status 1; leaves others their traceback."""
+    """Around all that a script does: errors that a user can mend become one sentence on standard error and exit status 1; others
+    keep their traceback. And as with :func:`console`."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise, so that the sentence is ours
-    try:
-        yield
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
-    except OSError as error:
-        if error.filename is None:
-            raise
-        sys.exit(f"error: {error.filename} can't be used ({error.strerror}): choose another place or change its permissions.")
+    with console():
+        try:
+            yield
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit(f"error: {explain(error)}")
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(f"error: {error.filename} can't be used ({error.strerror}): choose another place or change its permissions.")
 
 
 register_schemas()

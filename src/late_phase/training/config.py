@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from late_phase.errors import UserError, first_line
+from late_phase.paths import expanded
+
+
+def path(default: str | None = MISSING) -> Any:
+    """A field that is a path: the command line takes it as the shell hands it over, and ``~`` and ``~user`` are expanded."""
+    return field(default=default, metadata={"path": True})
 
 
 @dataclass
@@ -39,19 +45,19 @@ class ImagesConfig(DatasetConfig):
 
 @dataclass
 class DownloadedConfig(ImagesConfig):
-    root: str = MISSING
+    root: str = path()
 
 
 @dataclass
 class ImageFolderConfig(ImagesConfig):
-    root: str = MISSING
+    root: str = path()
     image_size: int | None = None
-    cache: str = MISSING
+    cache: str = path()
 
 
 @dataclass
 class ImageNetConfig(ImagesConfig):
-    root: str = MISSING
+    root: str = path()
     workers: int = MISSING
 
 
@@ -63,18 +69,18 @@ class TextConfig(DatasetConfig):
 
 @dataclass
 class DownloadedTextConfig(TextConfig):
-    root: str = MISSING
+    root: str = path()
 
 
 @dataclass
 class TextFileConfig(TextConfig):
-    path: str = MISSING
+    path: str = path()
 
 
 @dataclass
 class ArchitectureConfig:
     name: str = MISSING
-    weights: str | None = None
+    weights: str | None = path(None)
 
 
 @dataclass
@@ -236,6 +242,8 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+SUITES = ("accuracy", "calibration", "ood", "corruption", "flatness")
+
 OWN = "own"
 """The dataset that a run was trained on, and the architecture of its model, for its evaluation."""
 
@@ -249,13 +257,13 @@ class FlatnessConfig:
 @dataclass
 class EvaluateConfig:
     suite: str = MISSING
-    run: str | None = None
+    run: str | None = path(None)
     seeds: list[int] | None = None
-    to: str | None = None
+    to: str | None = path(None)
     dataset: DatasetConfig = field(default_factory=lambda: DatasetConfig(name=OWN))
     architecture: ArchitectureConfig = field(default_factory=lambda: ArchitectureConfig(name=OWN))
     ood: list[str] | None = None
-    root: str = MISSING
+    root: str = path()
     flatness: FlatnessConfig = field(default_factory=FlatnessConfig)
     runtime: MachineConfig = field(default_factory=MachineConfig)
 
@@ -336,6 +344,36 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return lines
 
 
+def path_keys(schema: type, prefix: str = "") -> set[str]:
+    """The keys of all paths in configs of this type, whatever is chosen for their groups."""
+    keys, types = set(), get_type_hints(schema)
+    for f in fields(schema):
+        if is_dataclass(types[f.name]):
+            for kind in {types[f.name], *SCHEMAS.get(f"{prefix}{f.name}", {}).values()}:
+                keys |= path_keys(kind, f"{prefix}{f.name}.")
+        elif "path" in f.metadata:
+            keys.add(f"{prefix}{f.name}")
+    return keys
+
+
+def expand_paths(config: Any, prefix: str = "") -> Any:
+    """The config, with home folders for ``~`` and ``~user`` in its paths.
+
+    Raises:
+        UserError: a path is empty.
+    """
+    changes = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            changes[f.name] = expand_paths(value, f"{prefix}{f.name}.")
+        elif "path" in f.metadata and value is not None:
+            if not value:
+                raise UserError(f"{prefix}{f.name} is empty: give a path; that of the current folder is a dot.")
+            changes[f.name] = expanded(value)
+    return replace(config, **changes)
+
+
 def options(group: Any, base: type | None = None) -> dict[str, Any]:
     """What a config group says besides its name and the keys of ``base``, as keyword arguments for whom it configures."""
     common = {"name"} | set(base.__dataclass_fields__ if base else ())
@@ -359,6 +397,6 @@ def from_yaml(path: Path) -> TrainConfig:
         config = OmegaConf.structured(TrainConfig)
         for group, schema in groups.items():
             config[group] = OmegaConf.structured(schema)
-        return OmegaConf.to_object(OmegaConf.merge(config, plain))
+        return expand_paths(OmegaConf.to_object(OmegaConf.merge(config, plain)))
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of one.") from error

@@ -16,13 +16,11 @@ from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject, printable
 from late_phase.files import make_folder, write_json, write_text
-from late_phase.training.config import EvaluateConfig
+from late_phase.training.config import SUITES, EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.setup import Setup
 from late_phase.training.subjects import subject_of, subject_of_run
-
-SUITES = ("accuracy", "calibration", "ood", "corruption", "flatness")
 
 
 def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
@@ -43,17 +41,15 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
 
 
 def evaluate_suites(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Evaluates what the config names: yields the results of each suite, each also written to ``<folder>/<suite>.json``, with where
-    it comes from; on another dataset than a run's own, to ``<folder>/<dataset>/<suite>.json``.
+    """Evaluates what a checked config names: yields the results of each suite, each also written to ``<folder>/<suite>.json``, with
+    where it comes from; on another dataset than a run's own, to ``<folder>/<dataset>/<suite>.json``.
 
     The folder is ``evaluation/`` in the run's directory, or ``seeds=<n>,.../evaluation/`` beside the runs of a deep ensemble, or
     ``to``. A run's own files stay as they are.
 
     Raises:
-        UserError: there is no such run, weights, suite or dataset, or they don't go together.
+        UserError: there is no such run, weights or dataset, or they don't go together.
     """
-    if config.suite not in (*SUITES, "all"):
-        raise UserError(f"suite={config.suite} is unknown: choose one of {', '.join(SUITES)}, all.")
     subject, head = subject_of(config, device)
     dataset = subject.dataset
     to = subject.folder if dataset.train is not None or config.run is None else subject.own

@@ -46,16 +46,16 @@ class Progress:
         if state.tally.examples not in (0, self._shown):
             self._shown = state.tally.examples
             loss, accuracy = state.tally.loss / self._shown, state.tally.correct / self._shown
-            self._bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
+            self._bar.set_postfix(loss=f"{loss:z.3f}", accuracy=f"{accuracy:z.1%}", refresh=False)
 
     def epoch(self, state: State) -> None:
         """After each epoch."""
         row = state.history[-1]
-        shown = {"loss": f"{row['train_loss_nats']:.3f}", "accuracy": f"{row['train_accuracy']:.1%}"}
+        shown = {"loss": f"{row['train_loss_nats']:z.3f}", "accuracy": f"{row['train_accuracy']:z.1%}"}
         if row.get("test_accuracy") is not None:
-            shown["test"] = f"{row['test_accuracy']:.1%}"
+            shown["test"] = f"{row['test_accuracy']:z.1%}"
         if row.get("test_bpc") is not None:
-            shown["test"] = f"{row['test_bpc']:.3f} bits per character"
+            shown["test"] = f"{row['test_bpc']:z.3f} bits per character"
         self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
         self._bar.set_postfix(shown, refresh=False)
         if self._lines and state.epoch % max(1, self._epochs // LINES) == 0:
@@ -73,12 +73,11 @@ def report(record: dict[str, Any], directory: Path) -> None:
 
 
 def results_of_images(metrics: dict[str, float]) -> str:
-    training = f", training loss {metrics['train_loss']:.4f} nats" if "train_loss" in metrics else ""
-    return (
-        f"test accuracy {metrics['test_accuracy']:.2%}, NLL {metrics['test_nll']:.4f} nats, ECE {metrics['test_ece']:.2%}{training}"
-    )
+    training = f", training loss {metrics['train_loss']:z.4f} nats" if "train_loss" in metrics else ""
+    accuracy, ece = (f"{metrics[name]:z.2%}" for name in ("test_accuracy", "test_ece"))
+    return f"test accuracy {accuracy}, NLL {metrics['test_nll']:z.4f} nats, ECE {ece}{training}"
 
 
 def results_of_text(metrics: dict[str, float]) -> str:
-    parts = (f"{part} {metrics[f'{part}_bpc']:.4f}" for part in ("train", "validation", "test"))
+    parts = (f"{part} {metrics[f'{part}_bpc']:z.4f}" for part in ("train", "validation", "test"))
     return f"{', '.join(parts)} bits per character"

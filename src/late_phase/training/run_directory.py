@@ -70,7 +70,7 @@ class RunDirectory:
             changes = differences(identity(from_yaml(self.config)), identity(config))
             if changes:
                 raise UserError(
-                    f"{self.path} holds a run with another config ({'; '.join(changes)}): remove the directory, or undo the change."
+                    f"{self.path} holds a run with another config ({'; '.join(changes)}): move it away, or undo the change."
                 )
 
     def write_config(self, config: TrainConfig) -> None:

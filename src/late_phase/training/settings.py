@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import torch
@@ -110,4 +110,7 @@ class Interruption:
             self.exit()
 
     def exit(self) -> None:
-        raise SystemExit(128 + (self.requested or 0))
+        number = signal.Signals(self.requested)
+        with suppress(OSError):
+            os.write(2, f"stopped by {number.name}\n".encode())  # a signal may have come while something else was being printed
+        raise SystemExit(128 + number)

@@ -22,7 +22,6 @@ from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject
 from late_phase.training.config import (
     OWN,
-    DatasetConfig,
     EvaluateConfig,
     TextConfig,
     TrainConfig,
@@ -42,16 +41,10 @@ def subject_of(config: EvaluateConfig, device: torch.device) -> tuple[Subject | 
     """What the config names, and the head of its results.
 
     Raises:
-        UserError: it names nothing or too much, there is no such run, weights or dataset, or they don't go together.
+        UserError: there is no such run, weights or dataset, or they don't go together.
     """
-    if (config.run is None) == (config.architecture.name == OWN):
-        raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
     if config.run is None:
-        if config.seeds is not None:
-            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
         return subject_of_weights(config, device)
-    if config.to is not None:
-        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
     return subject_of_runs(Path(config.run), config.seeds, other_dataset(config), device)
 
 
@@ -62,8 +55,6 @@ def other_dataset(config: EvaluateConfig) -> Dataset | Text | None:
         UserError: the dataset or the suite is for something else.
     """
     if config.dataset.name == OWN:
-        if config.dataset != DatasetConfig(name=OWN):
-            raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
         return None
     other = replace(build_dataset(config.dataset), train=None)
     if isinstance(other, Dataset) and not other.classes:
@@ -189,14 +180,9 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     """Weights of any origin in an architecture of ours, on a dataset; and the head of its results.
 
     Raises:
-        UserError: the architecture, the weights, the dataset or the folder for results is missing.
+        UserError: the weights or the dataset are not to be had, or don't go together.
     """
     architecture, weights = config.architecture, config.architecture.weights
-    for key, value in (("architecture.weights", weights), ("to", config.to)):
-        if value is None:
-            raise UserError(f"{key} is not set: give {key}={'FILE' if key != 'to' else 'FOLDER, for the results'}.")
-    if config.dataset.name == OWN:
-        raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
     dataset = build_dataset(config.dataset)
     if isinstance(dataset, Dataset) and (dataset.train is None or not dataset.classes):
         raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")

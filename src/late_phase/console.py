@@ -1,0 +1,54 @@
+"""What a user sees of a script: whatever the terminal's encoding is, when the output is closed, and when Ctrl-C comes."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SPELT_OUT = {"±": "+-", "σ": "sigma", "δ": "delta", "η": "eta", "θ": "theta", "φ": "phi", "×": "x", "–": "-", "−": "-"}
+"""What our output has of signs that an encoding may lack."""
+
+
+def _spell_out(error: UnicodeEncodeError) -> tuple[str, int]:
+    characters = error.object[error.start : error.end]
+    return "".join(SPELT_OUT.get(c) or c.encode("ascii", "backslashreplace").decode() for c in characters), error.end
+
+
+codecs.register_error("spell_out", _spell_out)
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Around all that a script does: any text can be printed, and nothing more is said where nobody reads it.
+
+    Ctrl-C ends the process with one line and status 130, an output that is closed with status 141, as in other programs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # those of notebooks, which have it not, take any text
+            stream.reconfigure(errors="spell_out")
+    try:
+        yield
+        if sys.stdout is not None:  # as it is where there is no terminal
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        if not _closed():  # it was another pipe
+            raise
+        sys.exit(141)
+    finally:
+        for descriptor in _closed():  # so that what is still to be printed is no error at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _closed() -> list[int]:
+    """Which of standard output and standard error nobody reads any more, as after ``| head``."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return [descriptor for descriptor, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]

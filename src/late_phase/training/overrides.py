@@ -1,0 +1,173 @@
+"""Overrides on the command line: paths as the shell hands them over, forms that Hydra would take amiss, names of directories."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+import re
+from collections.abc import Collection
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from late_phase.errors import UserError, first_line
+from late_phase.paths import expanded
+from late_phase.training.config import NOT_IN_IDENTITY, SCHEMAS
+
+HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+
+PARSER = OverridesParser.create()
+QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*""", re.DOTALL)
+"""A value in Hydra's quotes: a quote in it has a backslash before it."""
+
+
+def quote_paths(arguments: list[str], paths: Collection[str]) -> list[str]:
+    """Command-line arguments as Hydra's grammar has them, with quotes around paths that it would read as something else.
+
+    In a single run all behind ``KEY=`` is the path; in a sweep a comma separates paths. ``null``, interpolations, Hydra's functions
+    in a sweep, and what is in Hydra's quotes already mean what they always do. The same holds for other values with a ``=`` in
+    them, which Hydra's grammar can't read.
+
+    Args:
+        paths: keys whose values are paths; Hydra's own are known.
+
+    Raises:
+        UserError: an argument can't be read, or is read in another sense than meant.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse_option
+    given = parser.parse_args(arguments)
+    sweep = given.multirun or "hydra.mode=MULTIRUN" in arguments
+    overrides = {argument: _quoted(argument, paths, sweep) for argument in given.overrides}
+    for argument, override in overrides.items():
+        _check_form(argument, override)
+    return [overrides.get(argument, argument) for argument in arguments]
+
+
+def _refuse_option(message: str) -> None:
+    raise UserError(f"{message}: write options such as -m first, which --hydra-help lists, then KEY=VALUE.")
+
+
+def _quoted(argument: str, paths: Collection[str], sweep: bool) -> str:
+    key, _, value = argument.partition("=")
+    name = key.lstrip("+")
+    if name in HYDRA_PATHS:
+        return f"{key}={literal(expanded(value))}"  # Hydra itself makes these folders
+    if name not in paths and not ("=" in value and _parsed(argument) is None):
+        return argument
+    if not sweep:
+        return f"{key}={literal(value)}"
+    if value.startswith("glob("):
+        raise UserError(f"{argument} finds no files, as glob is for names of choices: write {key}=choice(...) with the paths.")
+    if len(elements(value)) > 1 and os.path.exists(expanded(value)):  # noqa: PTH110 Path's own fails where the name is too long
+        raise UserError(
+            f"{argument} is a file or folder, but in a sweep a comma separates values: "
+            f'write "{key}={literal(value)}" for the file, "{key}=choice({value})" for the values.'
+        )
+    return f"{key}={literals(value)}"
+
+
+def _check_form(argument: str, override: str) -> None:
+    key, equals, _ = argument.partition("=")
+    if not key.lstrip("+~").partition("@")[0].strip():
+        raise UserError(f"{argument!r} has no key: write KEY=VALUE.")
+    if not equals and not key.startswith("~"):
+        raise UserError(f"{argument!r} has no value: write {key}=VALUE.")
+    try:
+        parsed = PARSER.parse_override(override)
+    except HydraException as error:
+        raise UserError(
+            f"{argument!r} can't be read ({first_line(error)}): write KEY=VALUE, and a value with special characters in two kinds "
+            "of quotes, \"KEY='VALUE'\"."
+        ) from error
+    group, value = parsed.key_or_group, parsed.value()
+    names = getattr(value, "list", [value])  # of a sweep several
+    no_name = any(name is None or isinstance(name, int | float | RangeSweep | IntervalSweep) for name in names)
+    if no_name and (group in (*SCHEMAS, "experiment", "debug", "hydra") or "/" in group) and not parsed.is_delete():
+        raise UserError(f"{argument} is no name of a choice: write {key}=NAME, or leave it out.")
+
+
+def _parsed(argument: str) -> Override | None:
+    try:
+        return PARSER.parse_override(argument)
+    except HydraException:
+        return None
+
+
+def literal(text: str) -> str:
+    """Any text as a value in Hydra's grammar: as it is where Hydra reads it as that text, as null, or as quoted; else quoted."""
+    parsed = _parsed(f"key={text}")
+    if parsed is not None and not parsed.is_sweep_override():
+        value = parsed.value()
+        if value is None or QUOTED.fullmatch(text):
+            return text
+        if isinstance(value, str | int | float) and str(value) == text == parsed.get_value_element_as_str():
+            return text
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def literals(text: str) -> str:
+    """Texts between commas, or in Hydra's functions that list them, as a value in Hydra's grammar."""
+    name, _, inside = text.strip().partition("(")
+    if name in ("choice", "shuffle", "sort", "tag") and inside.endswith(")"):
+        options = PARSER.functions.definitions[name].parameters
+        texts = (e if e.partition("=")[0] in options else literals(e) for e in map(str.strip, elements(inside[:-1])))
+        return f"{name}({','.join(texts)})"
+    found = elements(text)
+    return ",".join(literal(element.strip()) for element in found) if len(found) > 1 else literal(text)
+
+
+def elements(text: str) -> list[str]:
+    """What is between commas that are neither in brackets nor in an element in quotes."""
+
+    def is_open(element: str) -> bool:
+        if element.lstrip()[:1] in ("'", '"'):
+            return not QUOTED.fullmatch(element)
+        return sum(map(element.count, "([{")) > sum(map(element.count, ")]}"))
+
+    found: list[str] = []
+    for piece in text.split(","):
+        if found and is_open(found[-1]):
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    return found
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Refuses orders and forms of overrides that Hydra takes silently in another sense than meant.
+
+    Raises:
+        UserError: ``+debug`` before ``+experiment``, or a list of experiments.
+    """
+    names = [override.lstrip("+").partition("=")[0] for override in overrides]
+    if "debug" in names and "experiment" in names[names.index("debug") :]:
+        raise UserError("+debug stands before +experiment, which would overrule it: put +debug after +experiment.")
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key == "experiment" and value.startswith("["):
+            raise UserError(f"experiment={value} is a list, which run directories can't be named after: choose one experiment.")
+
+
+def variant(overrides: list[str]) -> str:
+    """The part of a run directory that names a run's overrides, such as ``T0=40,K=5``; ``default`` without.
+
+    Left out are the experiment, the seed, and what is not part of a run's identity. Characters that a file system may not like
+    become ``-``. A name that has lost characters so, or is long, ends in a hash of the overrides, and other overrides have another
+    name. Case is no such loss: where a file system ignores it, overrides that differ in nothing else share a directory, and the
+    second of two such runs is refused.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        name = key.lstrip("~")
+        if name in ("experiment", "seed") or any(f"{name}.".startswith(f"{other}.") for other in NOT_IN_IDENTITY):
+            continue
+        parts.append(f"{key.removeprefix('late_phase.')}={value}" if value else key)
+    text = ",".join(parts)
+    name = re.sub(r"[^\w.,=+-]+", "-", text, flags=re.ASCII)
+    if name != text or len(name) > 100:
+        name = f"{name[:90]}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+    return name or "default"

@@ -1,0 +1,143 @@
+"""What scripts print: on terminals of any encoding, after the output is closed, and when Ctrl-C comes."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import entries
+import pytest
+from conftest import ROOT
+
+from late_phase.console import console
+from late_phase.training.settings import Interruption
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
+
+
+@pytest.mark.parametrize(
+    "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_every_script_ends_well_on_a_terminal_that_knows_ascii_only(tmp_path, encoding):
+    assert {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} - {"scripts/jobs.py"} <= set(entries.ENTRIES)
+    command = [sys.executable, str(ROOT / "tests" / "entries.py"), str(tmp_path / "copy")]
+    done = subprocess.run(command, env=ENVIRONMENT | encoding, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    _, *printed = re.split(r"^== (.*)\n", done.stdout.decode("ascii"), flags=re.MULTILINE)
+    by_script = dict(zip(printed[::2], printed[1::2], strict=True))
+    assert set(by_script) == set(entries.ENTRIES)
+    assert "flatness: sigma_z | single: deltaL (nats), 95 %" in by_script["scripts/evaluate.py"]
+    for script in ("evaluate", "report", "nqp", "demo", "methods", "table6"):
+        assert re.search(r"\d \+- \d", by_script[f"scripts/{script}.py"]), script
+    assert "mean +- standard deviation over n seeds" in by_script["scripts/demo.py"]
+
+
+def printed(text: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    with console():
+        print(text, end="")
+    return output.buffer.getvalue()
+
+
+def test_signs_that_an_encoding_lacks_are_spelt_out(monkeypatch):
+    assert printed("σ_z 1 ± 2 × 3 – η é", "ascii", monkeypatch) == b"sigma_z 1 +- 2 x 3 - eta \\xe9"
+    assert printed("σ_z 1 ± 2 é", "latin-1", monkeypatch) == b"sigma_z 1 \xb1 2 \xe9"
+    assert printed("σ ± 日本 é", "utf-8", monkeypatch) == "σ ± 日本 é".encode()
+    assert printed("日本 \udce9 \U0001f600", "ascii", monkeypatch) == b"\\u65e5\\u672c \\udce9 \\U0001f600"
+    assert printed("caf\udce9", "utf-8", monkeypatch) == b"caf\\udce9"  # a file's name that is no UTF-8
+
+
+def test_streams_of_other_kinds_stay_as_they_are(monkeypatch):
+    for stream in (io.StringIO(), None):
+        monkeypatch.setattr(sys, "stdout", stream)
+        with console():
+            print("±")
+
+
+@pytest.mark.parametrize(
+    ("command", "statuses", "error"),
+    [
+        (["scripts/report.py", str(ROOT / "results" / "digits_demo")], (141,), ""),
+        (["scripts/prepare_data.py", "--help"], (0,), ""),
+        (["train.py", "--help"], (0, 141), ""),  # 0 where Hydra has ended before the output is written
+        (["train.py", "epocs=3"], (1,), "error: epocs is not a key of the config: did you mean epochs?\n"),
+    ],
+)
+def test_a_closed_output_ends_quietly(command, statuses, error):
+    """As in ``| head``, which reads no more than it prints; an error is told all the same."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        command = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    assert done.returncode in statuses and done.stderr.decode() == error
+
+
+def test_another_pipe_that_breaks_is_no_closed_output():
+    with pytest.raises(BrokenPipeError), console():
+        raise BrokenPipeError("of a worker process")
+
+
+LONG = {
+    "train.py": "late_phase.training.loop.run",
+    "scripts/evaluate.py": "late_phase.training.evaluate.evaluate_suites",
+    "scripts/report.py": "late_phase.reporting.runs.find_runs",
+    "scripts/nqp.py": "late_phase.nqp.measure.measure",
+    "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
+    "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",
+    "scripts/demo.py": "subprocess.run",
+    "scripts/methods.py": "subprocess.run",
+    "scripts/table6.py": "subprocess.run",
+}
+"""Script -> what takes long in it."""
+
+
+@pytest.mark.parametrize("script", entries.ENTRIES)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_ctrl_c_ends_every_script_with_one_line(main, monkeypatch, script, sweep):
+    arguments = list(entries.ENTRIES[script])
+    if sweep:
+        if script not in ("train.py", "scripts/evaluate.py", "scripts/nqp.py"):
+            pytest.skip("has no sweeps")
+        arguments.insert(0, "-m")
+    calls = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        calls.append(script)
+        raise KeyboardInterrupt
+
+    module, _, name = LONG[script].rpartition(".")
+    monkeypatch.setattr(importlib.import_module(module), name, interrupted)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # as Python does for a script
+    status, output = main(*arguments, script=script)
+    assert calls and status == 130
+    assert output.splitlines()[-1] == "stopped by SIGINT" and "Traceback" not in output and len(output.splitlines()) <= 2
+
+
+def test_ctrl_c_in_a_suite_ends_the_sweep(main, tmp_path, monkeypatch):
+    main(*entries.ENTRIES["train.py"])
+    from late_phase.evaluation import suites
+
+    suites_begun = []
+
+    def interrupted(*_: object) -> None:
+        suites_begun.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suites, "calibration", interrupted)
+    status, output = main("-m", "run=own/seed=0,own/seed=0", "suite=calibration", script="scripts/evaluate.py")
+    assert (status, output, len(suites_begun)) == (130, "stopped by SIGINT\n", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_so(capfd, number):
+    with pytest.raises(SystemExit) as end, Interruption():
+        signal.raise_signal(number)
+    assert end.value.code == 128 + number
+    assert capfd.readouterr().err == f"stopped by {number.name}\n"
