@@ -145,6 +145,8 @@ MISTAKES = {
     "grey images for an ImageNet model": (["architecture=resnet50"], r"architecture=resnet50 with dataset=digits: .*channels"),
     "ascent of the base weights": (["late_phase.gamma_theta=-1"], r"late_phase\.gamma_theta=-1\.0 is out of range"),
     "training on what has no classes": (["dataset=noise"], "dataset=noise is for evaluation only, it has no training images"),
+    "a negative seed": (["seed=-1"], r"seed=-1 is out of range: choose from 0 to below 2\^63"),
+    "a seed of the split that is none": (["dataset.split_seed=-1"], r"dataset\.split_seed=-1 is out of range: choose from 0"),
     "no ImageNet": (["dataset=imagenet", "architecture=resnet50"], r"dataset\.root=.*imagenet lacks the folder train"),
     "the last layer of nothing": (["late_phase=accumulation", "late_phase.head=true"], "choose late_phase=head"),
     "the last layer without it": (["late_phase=head", "late_phase.head=false"], r"late_phase\.head=False leaves no late-phase"),
@@ -379,7 +381,7 @@ def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
         (["scripts/evaluate.py", "rnu=a"], "did you mean run?"),
         (["scripts/evaluate.py", "run=a", "suite=calibratoin"], "suite=calibratoin is unknown"),
         (["scripts/report.py", "--help"], ""),
-        (["scripts/prepare_data.py", "cifra10"], "invalid choice"),
+        (["scripts/prepare_data.py", "cifra10"], "'cifra10' is none of digits"),
     ],
 )
 def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):

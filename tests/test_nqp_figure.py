@@ -113,7 +113,6 @@ def test_mistakes_are_answered_in_one_sentence(nqp, tmp_path, arguments, sentenc
 @pytest.mark.parametrize(
     ("argument", "place", "reason"),
     [
-        ("output=''", ".", "Is a directory"),
         ("output=.", ".", "Is a directory"),
         ("output=folder", "folder", "Is a directory"),
         ("output=file/x.json", "file/x.json", "File exists|Not a directory"),
@@ -144,6 +143,11 @@ def test_a_place_that_can_not_be_written_is_refused_before_the_work(nqp, tmp_pat
     sentence = rf"error: {key}={value} can't be used, as {place} can't be written \(({reason})\): choose another place\."
     assert re.fullmatch(sentence, str(status)) and not output, status
     assert sorted(tmp_path.rglob("*")) == before or (place.endswith("svg") and not list(tmp_path.rglob("*.json")))
+
+
+def test_an_empty_place_is_refused_before_the_work(nqp):
+    for argument in ("output=''", "figure1.folder=''"):
+        assert str(nqp("n=4", argument)[0]).startswith(f"error: {argument.partition('=')[0]} is empty: give a path")
 
 
 def test_the_speed_is_not_measured_where_it_can_not_be_written(nqp):

@@ -157,7 +157,7 @@ def test_counting_draws_nothing(composed):
     assert parts.late.model.training
 
 
-@pytest.mark.parametrize("epochs", [10**9, 10**15])
+@pytest.mark.parametrize("epochs", [10**9, 10**30])
 def test_epochs_take_no_memory(composed, tmp_path, monkeypatch, epochs):
     StopAfter(monkeypatch, 3)
     rare = (f"runtime.evaluate_every={epochs}", f"runtime.checkpoint_every={epochs}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from late_phase.files import atomic
 from late_phase.reporting.runs import Run, by_name
 
 
@@ -75,5 +76,5 @@ def plot(runs: Sequence[Run], quantity: Quantity, path: Path) -> None:
     axes.set_ylabel(quantity.label)
     figure.legend(loc="outside upper center", ncols=columns)
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)

@@ -87,8 +87,12 @@ def check(config: TrainConfig) -> TrainConfig:
     for key, values in fractions.items():
         if not all(0 <= value < 1 for value in values):
             raise UserError(f"{key}={values if len(values) > 1 else values[0]} is out of range: choose from 0 to below 1.")
-    if not 0 <= config.seed < 2**63:
-        raise UserError(f"seed={config.seed} is out of range: choose from 0 to below 2^63.")
+    seeds = {"seed": config.seed}
+    if isinstance(config.dataset, ImagesConfig):
+        seeds["dataset.split_seed"] = config.dataset.split_seed
+    for key, seed in seeds.items():
+        if not 0 <= seed < 2**63:
+            raise UserError(f"{key}={seed} is out of range: choose from 0 to below 2^63.")
     if (config.runtime.threads or 1) > 1024:
         raise UserError(f"runtime.threads={config.runtime.threads} is more than a machine has cores: choose at most 1024.")
     late = config.late_phase
