@@ -1,9 +1,9 @@
 # `make test PY=python` runs any target in an environment of your own and skips the set-up of .venv.
 
-# A command that exists may still not run (pyenv shims) or lack venv's ensurepip (Debian), so each one is tried.
-SUPPORTED := import ensurepip, sys; sys.exit(sys.version_info < (3, 10))
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.10 python3; do \
-	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+# The first that will do, else the first that runs and says what it lacks. A command may exist and not run (pyenv shims).
+PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
+first = $(shell for p in $(PYTHONS); do $$p $(1) 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(or $(call first,scripts/install.py --check),$(call first,--version >/dev/null),python3)
 
 ifndef PY
 PY := .venv/bin/python
@@ -22,7 +22,7 @@ demo: $(INSTALLED) ## Run the demo
 	$(PY) scripts/demo.py
 
 test: $(INSTALLED) ## Run the fast tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED) ## Check style and formatting
 	$(PY) -m ruff check .
@@ -50,12 +50,5 @@ clean: ## Delete .venv, caches and build products; data and outputs stay
 	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info
 	find configs scripts src tests -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamp comes last: an interrupted install leaves none and is taken up again.
 .venv/.installed: requirements.lock pyproject.toml
-	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || \
-		{ echo "Python >= 3.10 with venv is needed: name one with PYTHON=/path/to/python." >&2; exit 1; }
-	@echo "installing about 6 GB into .venv, once (progress: tail -f .venv/install.log)"
-	@"$(PYTHON)" -m venv .venv
-	@.venv/bin/python -m pip install -r requirements.lock > .venv/install.log
-	@.venv/bin/python -m pip install --no-deps -e . >> .venv/install.log
-	@touch $@
+	@exec "$(PYTHON)" scripts/install.py

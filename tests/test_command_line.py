@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from hydra._internal.utils import get_args_parser
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -401,6 +403,21 @@ def test_the_choices_that_are_checked_before_are_those_that_there_are():
     from late_phase.method import RUNNING_STATISTICS
 
     assert RUNNING_STATISTICS == ("mean", "folded", "recompute")
+
+
+def test_argparse_can_read_every_help_of_hydras():
+    """Python 3.14's argparse reads each help as it is added, and refuses Hydra's lazy one; older ones only read it to print it."""
+    parser = get_args_parser()
+    for action in parser._actions:
+        assert isinstance(argparse.HelpFormatter(prog="train.py")._expand_help(action), str)
+    assert any("shell completion" in str(action.help) for action in parser._actions)  # what Hydra prints itself is as it was
+
+
+@pytest.mark.parametrize("script", ["train.py", "scripts/evaluate.py", "scripts/nqp.py"])
+def test_hydras_own_help_is_whole(main, script):
+    status, output = main("--hydra-help", script=script)
+    assert status == 0
+    assert "Install or Uninstall shell completion:" in output and "Bash - Install:" in output
 
 
 def test_differences_name_every_key():

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest depends on it there
-
 ROOT = Path(__file__).parents[1]
 PACKAGING_FILES = ["pyproject.toml", "requirements.lock", "environment.yml", "Makefile", ".ci/run"]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 # The brackets keep the patterns from matching this file.
@@ -49,14 +47,24 @@ def locked_versions(python: str, platform: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", PYTHONS)
 def test_lock_satisfies_every_declared_dependency(python, platform):
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
     versions = locked_versions(python, platform)
-    for group in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]:
-        for requirement in map(Requirement, group):
-            version = versions[canonicalize_name(requirement.name)]
-            assert requirement.specifier.contains(version), f"{requirement} is locked as {version}"
+    extras = PROJECT["optional-dependencies"]
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["train"], *extras["dev"]]):
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} is locked as {version}"
+
+
+def test_every_import_of_the_package_is_declared():
+    imported = set()
+    for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*.py"), ROOT / "train.py"]:
+        imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    distributions = {"hydra": "hydra-core", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+    declared = {Requirement(r).name for r in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"]]}
+    foreign = imported - sys.stdlib_module_names - {"late_phase", *(path.stem for path in ROOT.glob("scripts/*.py"))}
+    assert {distributions.get(name, name) for name in foreign} <= declared
 
 
 def test_only_linux_installs_cuda_packages():
@@ -66,9 +74,20 @@ def test_only_linux_installs_cuda_packages():
 
 
 def test_lock_names_the_command_that_wrote_it():
-    extras = " ".join(f"--extra {name}" for name in PROJECT["optional-dependencies"])
-    command = f"uv pip compile --universal --python-version 3.10 {extras} pyproject.toml -o requirements.lock"
+    command = (
+        f"uv pip compile --universal --python-version {PYTHONS[0]} --extra train --extra dev pyproject.toml -o requirements.lock"
+    )
     assert LOCK.splitlines()[1].lstrip("# ") == command
+
+
+def test_all_files_name_the_same_pythons():
+    oldest, newest = PYTHONS[0], PYTHONS[-1]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"python(3\.\d+)", makefile) == PYTHONS[::-1]
+    assert PROJECT["requires-python"] == f">={oldest}"
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+    assert f"Python {oldest} to {newest}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{oldest} to {newest}" in (ROOT / "scripts" / "install.py").read_text(encoding="utf-8")
 
 
 def test_conda_environment_installs_the_lock_on_a_supported_python():

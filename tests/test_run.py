@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -250,5 +251,8 @@ def test_wandb_works_offline(tmp_path, composed):
     directory = tmp_path / "a" / "b" / "seed=0"
     run(composed(*TINY, "epochs=2", "logger=wandb"), directory)
     (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + 10
+    while b"single/test_accuracy" not in log.read_bytes() and time.monotonic() < end:
+        time.sleep(0.01)  # wandb's own process writes it, shortly after finish() returned
     content = log.read_bytes()
     assert b"single/test_accuracy" in content and b"train_loss_nats" in content

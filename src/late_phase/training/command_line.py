@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -25,6 +26,9 @@ from late_phase.training import config
 from late_phase.training.checks import check
 from late_phase.training.config import SCHEMAS, EvaluateConfig, TrainConfig, expand_paths, path_keys
 from late_phase.training.overrides import check_overrides, quote_paths, variant
+
+# Hydra 1.3 gives argparse a help that is no string. Hydra prints it itself, but Python 3.14's argparse reads every help beforehand.
+argparse.HelpFormatter._get_help_string = lambda _, action: action.help if isinstance(action.help, str) else ""
 
 
 def register_schemas() -> None:
