@@ -109,6 +109,13 @@ def test_a_small_target_slows_down_as_phi_gets_small_with_it():
     assert abs(m.loss.mean - m.theory) < 4 * m.loss.standard_error + 0.1 * m.theory and m.burn_in > 2000
 
 
+def test_a_start_that_leaves_phi_far_below_where_it_was_is_given_time():
+    """At w* the steps that keep ‖θ‖² − φ² have taken φ² from 0.16 to ‖w*‖²/‖θ‖², about 0.01."""
+    planned = plan(Settings(K=3, n=2, target_norm=0.3, eta=0.05, B=5, phi0=0.4, seeds=[0, 1], repetitions=2))
+    m = measure(planned)
+    assert planned.window > 5000 and m.loss.mean == pytest.approx(m.theory, rel=0.2)
+
+
 def test_one_record_has_no_error_bar():
     s = Settings(model="full", n=1, eta=0.1, seeds=[0], repetitions=1, window=1)
     with pytest.raises(UserError, match="window=1 leaves one record, which has no error bar"):

@@ -50,6 +50,7 @@ TOO_LARGE = {
 @pytest.mark.parametrize("case", TOO_LARGE)
 def test_what_is_too_large_is_one_sentence_at_once(main, tmp_path, monkeypatch, case):
     monkeypatch.setattr(memory, "available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("late_phase.training.loop.train", lambda *arguments: pytest.fail("trained"))
     arguments, what = TOO_LARGE[case]
     began = time.process_time()
     status, output = main(*arguments)
