@@ -242,4 +242,4 @@ def test_memory_does_not_grow_with_the_length_of_the_text(tmp_path):
         (tmp_path / name).write_bytes(b"ab" * (size // 2))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "short"), str(tmp_path / "long")]
     short, long = map(int, re.findall(r"\d+", subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    assert long - short < 20_000, f"{short} kB, then {long} kB"
+    assert long - short < 50_000, f"{short} kB, then {long} kB"

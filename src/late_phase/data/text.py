@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,7 +157,8 @@ def load_file(path: str) -> Text:
 
 def _map(path: Path) -> Tensor:
     """A file's bytes, read when they are used; writing to them would not change the file."""
-    return torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file takes no name that isn't UTF-8
+    with path.open("rb") as file:  # torch.from_file takes no name that isn't UTF-8
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def _split(name: str, content: Tensor) -> Text:
