@@ -102,7 +102,7 @@ class Status:
         return f"[{minutes}:{seconds:02d}] {self.doing}"
 
     def show(self) -> None:
-        text = textwrap.shorten(str(self), shutil.get_terminal_size().columns - 1, placeholder=" …")
+        text = textwrap.shorten(str(self), shutil.get_terminal_size().columns - 1, placeholder=" ...")
         if sys.stdout.isatty():
             print(f"\r\x1b[K{text}", end="", flush=True)
         elif time.monotonic() - self.shown >= 15:
@@ -165,6 +165,8 @@ def install(status: Status, uv: "str | None") -> None:
 
 
 def main() -> None:
+    if sys.argv[1:] not in ([], ["--check"]):
+        sys.exit(__doc__)
     uv = shutil.which("uv")
     reason = unfit(bool(uv))
     if reason:

@@ -177,6 +177,14 @@ def test_a_python_without_venv_will_do_only_with_uv(install):
     assert install.unfit(uv=True) == ""
 
 
+def test_it_prints_on_any_terminal_and_does_nothing_for_other_arguments(install, tmp_path, monkeypatch):
+    assert (ROOT / "scripts" / "install.py").read_text(encoding="utf-8").isascii()
+    monkeypatch.setattr(sys, "argv", ["scripts/install.py", "--help"])
+    with pytest.raises(SystemExit, match="Installs the locked environment"):
+        install.main()
+    assert not (tmp_path / ".venv").exists()
+
+
 def test_the_stamp_comes_last(install, uv, tmp_path, capsys):
     uv('test -e ".venv/.installing" && ! test -e ".venv/.installed"')
     install.main()
