@@ -166,6 +166,16 @@ def test_weights_of_any_origin_are_evaluated(main, folder, tmp_path):
         assert mine["weights"] == "mine.pt"
 
 
+def test_weights_for_other_classes_are_not_evaluated_with_a_fresh_last_layer(main, folder, tmp_path):
+    """It would guess: about a tenth of the digits would be right."""
+    state = load_file(folder / "seed=0" / "model.safetensors")
+    state |= {key: state[key][:7].clone() for key in ("head.weight", "head.bias")}
+    torch.save(state, tmp_path / "seven.pt")
+    status, _ = main("architecture=lenet", "architecture.weights=seven.pt", "dataset=digits", "to=y", script=EVALUATE)
+    assert re.search(r"seven\.pt doesn't fit architecture=lenet .* head\.\w+ \[7", str(status))
+    assert not (tmp_path / "y").exists()
+
+
 MISTAKES = {
     "nothing to evaluate": ([], "one model is to be named: give run=DIRECTORY"),
     "two things": (["run=x", "architecture=lenet"], "one model is to be named"),

@@ -25,18 +25,18 @@ SHALLOW = 120
 """A depth at which layers are counted quickly; a multiple of the 6 that depths are counted by."""
 
 
-def build(name: str, *sizes: int, weights: str | None = None, **options: float) -> nn.Module:
+def build(name: str, *sizes: int, weights: str | None = None, whole: bool = False, **options: float) -> nn.Module:
     """The architecture ``name``, with fresh weights from torch's global generator.
 
     Args:
         sizes: channels and classes of images, or symbols of a text.
-        weights: what ``weights.load`` then puts in place of the fresh ones.
+        weights: what ``weights.load`` then puts in place of the fresh ones; ``whole`` is for it, too.
     """
     model = ARCHITECTURES[name](*sizes, **options)
     if weights is not None:
         from late_phase.architectures.weights import load  # imports torchvision, which takes seconds
 
-        load(model, name, weights)
+        load(model, name, weights, whole)
     return model
 
 

@@ -190,7 +190,7 @@ def subject_of_weights(config: EvaluateConfig, device: torch.device) -> tuple[Su
     kind = Vocabulary if isinstance(dataset, Text) else Normalization
     encoding = stored if isinstance(stored, kind) else build_encoding(config.dataset, dataset)
     task = task_of(dataset, encoding, device)
-    model = task.model(architecture, weights).to(device)
+    model = task.model(architecture, weights, whole=True).to(device)
     found = {"single": predictor_of(model)}
     if dropout_layers(model):
         found["mc_dropout"] = mc_dropout(model, architecture.mc_samples)

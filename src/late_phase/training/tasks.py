@@ -50,13 +50,14 @@ class ImageTask:
     dataset: Dataset
     encoding: Normalization
 
-    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1) -> nn.Module:
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
         """The plain architecture for the dataset's images, with fresh weights or those that ``weights`` names.
 
         It is tried on one image, to find sizes that don't fit now.
 
         Args:
             copies: how often the memory has to hold what is as large as the weights.
+            whole: the weights are for the dataset's number of classes.
 
         Raises:
             UserError: there is no such model, or the memory is too small.
@@ -68,7 +69,7 @@ class ImageTask:
         try:
             sizes, own = (channels, len(self.dataset.classes)), options(config, ImageArchitectureConfig)
             check_size(config.name, sizes, own, copies)
-            model = architectures.build(config.name, *sizes, weights=weights, **own)
+            model = architectures.build(config.name, *sizes, weights=weights, whole=whole, **own)
             with torch.no_grad():
                 model.eval()(torch.zeros(1, channels, *size))
         except (ValueError, RuntimeError) as error:
@@ -151,7 +152,7 @@ class TextTask:
     encoding: Vocabulary
     device: torch.device
 
-    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1) -> nn.Module:
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if not isinstance(config, LSTMConfig):
             raise UserError(f"{what} makes no model: choose architecture=lstm for a text.")
@@ -162,7 +163,7 @@ class TextTask:
         try:
             own = options(config, ArchitectureConfig)
             check_size(config.name, (len(self.encoding),), own, copies)
-            return architectures.build(config.name, len(self.encoding), weights=weights, **own)
+            return architectures.build(config.name, len(self.encoding), weights=weights, whole=whole, **own)
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{what}: {error}") from error
 
