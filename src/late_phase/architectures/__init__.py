@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from late_phase.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -45,6 +43,8 @@ def parameters(name: str, *sizes: int, **options: float) -> int:
 
     Of a very deep network, whose layers alone take long to build, a shallower one is counted, in proportion.
     """
+    import torch  # takes seconds, and names of architectures are checked without it
+
     depth = shallower = options.get("depth", 0)
     if depth > 2 * SHALLOW:
         shallower = SHALLOW + depth % SHALLOW
