@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from late_phase.errors import UserError
 from late_phase.files import check_file, write_json
 from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.cost import check_settings, in_words
-from late_phase.nqp.figure import Figure1, measure_figure1, plan_figure1, plot_figure1
+from late_phase.nqp.figure import Figure1, closed_form_seconds, measure_figure1, plan_figure1, plot_figure1
 from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import Settings
 from late_phase.nqp.speed import compare
@@ -69,8 +69,7 @@ def run(config: NqpConfig) -> None:
         print(measurement.line(), flush=True)
         write_json(output, provenance(began) | measurement.record())
     elif config.task == "figure1":
-        points = len(config.figure1.K) * (1 + len(config.figure1.others)) + 2 * len(config.figure1.K_ensembles)
-        announce("the closed form", points * check_settings(replace(settings, model="late_phase", K=1)))
+        announce("the closed form", closed_form_seconds(settings, config.figure1))
         plans, numbers = plan_figure1(settings, config.figure1), folder / "nqp" / "figure1.json"
         pictures = [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")]
         for path in (numbers, *pictures):
