@@ -22,8 +22,8 @@ from omegaconf import DictConfig
 from late_phase.errors import UserError
 from late_phase.files import check_file, write_json
 from late_phase.nqp.config import NqpConfig
-from late_phase.nqp.cost import in_words
-from late_phase.nqp.figure import Figure1, measure_figure1, plan_figure1, plot_figure1
+from late_phase.nqp.cost import check_settings, in_words
+from late_phase.nqp.figure import Figure1, closed_form_seconds, measure_figure1, plan_figure1, plot_figure1
 from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import Settings
 from late_phase.nqp.speed import compare
@@ -57,18 +57,20 @@ def run(config: NqpConfig) -> None:
     settings = Settings(**{key: getattr(config, key) for key in Settings.__dataclass_fields__})
     output, folder = Path(config.output), Path(config.figure1.folder)
     if config.task == "measure":
+        announce("the closed form", check_settings(settings))
         planned = plan(settings)
         check_file("output", config.output, output)
-        announce([planned], 1)
+        announce(steps_of([planned]), planned.seconds)
         measurement = measure(planned)
         print(measurement.line(), flush=True)
         write_json(output, provenance(began) | measurement.record())
     elif config.task == "figure1":
+        announce("the closed form", closed_form_seconds(settings, config.figure1))
         plans, numbers = plan_figure1(settings, config.figure1), folder / "nqp" / "figure1.json"
         pictures = [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")]
         for path in (numbers, *pictures):
             check_file("figure1.folder", config.figure1.folder, path)
-        announce(plans, min(config.figure1.workers, cores()))
+        announce(steps_of(plans), sum(p.seconds for p in plans) / min(config.figure1.workers, cores()))
         for result in measure_figure1(plans, config.figure1):
             if isinstance(result, Figure1):
                 plot_figure1(result, pictures)
@@ -90,12 +92,14 @@ def run(config: NqpConfig) -> None:
         raise UserError(f"task={config.task} is unknown: choose one of measure, figure1, speed.")
 
 
-def announce(plans: Sequence[Plan], at_once: int) -> None:
-    """Says on standard error how long it takes, where that is more than a minute."""
-    seconds = sum(p.seconds for p in plans) / at_once
+def announce(what: str, seconds: float) -> None:
+    """Says on standard error what is going to take more than a minute."""
     if seconds > 60:
-        steps = sum(p.burn_in + p.window for p in plans)
-        print(f"{steps:,} steps, in about {in_words(seconds)}", file=sys.stderr, flush=True)
+        print(f"{what} will take about {in_words(seconds)}", file=sys.stderr, flush=True)
+
+
+def steps_of(plans: Sequence[Plan]) -> str:
+    return f"{sum(p.burn_in + p.window for p in plans):,} steps"
 
 
 if __name__ == "__main__":

@@ -161,9 +161,21 @@ def test_a_long_measurement_says_so(nqp, monkeypatch):
         raise UserError("stopped: choose to.")
 
     monkeypatch.setattr("late_phase.nqp.measure.measure", stop)
-    for eta, sentence in ((1e-7, r"[\d,]{11} steps, in about \d+ (hours|minutes)\n"), (1e-2, "")):
+    for eta, sentence in ((1e-7, r"[\d,]{11} steps will take about \d+ (hours|minutes)\n"), (1e-2, "")):
         status, output = nqp("n=4", "target_norm=2.0", f"eta={eta}")
         assert status == "error: stopped: choose to." and re.fullmatch(sentence, output), output
+
+
+def test_a_long_closed_form_says_so_before_it_is_computed(nqp, monkeypatch):
+    def stop(settings):
+        raise UserError("stopped: choose to.")
+
+    monkeypatch.setattr("late_phase.nqp.measure.plan", stop)
+    monkeypatch.setattr(figure, "plan", stop)
+    assert nqp("n=2000") == ("error: stopped: choose to.", "the closed form will take about 22 minutes\n")
+    status, output = nqp("n=300", "task=figure1")
+    assert status.endswith(": stopped: choose to.") and output == "the closed form will take about 4 minutes\n"
+    assert nqp("n=300")[1] == ""
 
 
 def test_workers_are_not_more_than_there_is_memory_for(monkeypatch):

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from late_phase.errors import UserError
 from late_phase.memory import check_memory
-from late_phase.nqp.settings import Settings
+from late_phase.nqp.settings import Settings, check
 
 LONGEST = 30 * 24 * 60 * 60
 """Seconds; what takes longer is refused."""
+
+
+def check_settings(s: Settings) -> float:
+    """The seconds that the closed form alone takes, which is before any step.
+
+    Raises:
+        UserError: a value is impossible, the sizes don't fit into the memory, or the closed form takes longer than :data:`LONGEST`.
+    """
+    check(s)
+    check_bytes(s)
+    return check_seconds(s, 0)
 
 
 def check_bytes(s: Settings, records: int = 0) -> None:

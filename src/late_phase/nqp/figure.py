@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from late_phase.errors import UserError
 from late_phase.files import atomic
 from late_phase.memory import check_memory
-from late_phase.nqp.cost import needed_bytes
+from late_phase.nqp.cost import check_settings, needed_bytes
 from late_phase.nqp.measure import Measurement, Plan, measure, plan
 from late_phase.nqp.settings import Settings
 from late_phase.training.config import path
@@ -83,6 +83,12 @@ class Figure1:
             "stated": {model: [m.record() for m in measurements] for model, measurements in self.stated.items()},
             "others": [[m.record() for m in measurements] for measurements in self.others],
         }
+
+
+def closed_form_seconds(base: Settings, figure: Figure1Settings) -> float:
+    """The seconds that the closed form takes for all points, which is before any step."""
+    points = len(figure.K) * (1 + len(figure.others)) + 2 * len(figure.K_ensembles)
+    return points * check_settings(replace(base, model="late_phase", K=1))
 
 
 def plan_figure1(base: Settings, figure: Figure1Settings) -> list[Plan]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from late_phase.errors import UserError
-from late_phase.nqp.cost import check_bytes, check_seconds
+from late_phase.nqp.cost import check_bytes, check_seconds, check_settings
 from late_phase.nqp.estimate import Estimate, burn_in, steady_state
 from late_phase.nqp.problem import Array, NoisyQuadratic, paper_problem
-from late_phase.nqp.settings import Settings, check
+from late_phase.nqp.settings import Settings
 from late_phase.nqp.simulate import Ensemble, FullEnsemble, LatePhaseEnsemble, ParameterisedEnsemble, simulate
 from late_phase.nqp.theory import drift, full_ensemble_loss, lasting_squared_phi, late_phase_loss, parameterised_loss, rates
 from late_phase.seeding import generator
@@ -75,9 +75,7 @@ def plan(s: Settings) -> Plan:
         UserError: a value is impossible, the memory is too small, the time too long, η too large to converge, or the noise so
             small that rounding hides it.
     """
-    check(s)
-    check_bytes(s)
-    check_seconds(s, 0)
+    check_settings(s)
     problem = paper_problem(s.n, s.target_norm)
     w, theta, e = start(problem, s)
     shared = s.K if s.model == "late_phase" else 1  # members of one θ
