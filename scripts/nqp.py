@@ -9,7 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import platform
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ from late_phase.errors import UserError
 from late_phase.files import check_file, write_json
 from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.cost import check_settings, in_words
-from late_phase.nqp.figure import Figure1, closed_form_seconds, measure_figure1, plan_figure1, plot_figure1
-from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import Settings
-from late_phase.nqp.speed import compare
 from late_phase.training.command_line import as_dataclass, job, start
 from late_phase.training.provenance import git_commit
 from late_phase.training.settings import cores
@@ -53,53 +49,66 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: NqpConfig) -> None:
-    began = time.monotonic()
+    tasks = {"measure": measure_point, "figure1": draw_figure1, "speed": compare_speed}
+    if config.task not in tasks:
+        raise UserError(f"task={config.task} is unknown: choose one of {', '.join(tasks)}.")
     settings = Settings(**{key: getattr(config, key) for key in Settings.__dataclass_fields__})
-    output, folder = Path(config.output), Path(config.figure1.folder)
-    if config.task == "measure":
-        announce("the closed form", check_settings(settings))
-        planned = plan(settings)
-        check_file("output", config.output, output)
-        announce(steps_of([planned]), planned.seconds)
-        measurement = measure(planned)
-        print(measurement.line(), flush=True)
-        write_json(output, provenance(began) | measurement.record())
-    elif config.task == "figure1":
-        announce("the closed form", closed_form_seconds(settings, config.figure1))
-        plans, numbers = plan_figure1(settings, config.figure1), folder / "nqp" / "figure1.json"
-        pictures = [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")]
-        for path in (numbers, *pictures):
-            check_file("figure1.folder", config.figure1.folder, path)
-        announce(steps_of(plans), sum(p.seconds for p in plans) / min(config.figure1.workers, cores()))
-        for result in measure_figure1(plans, config.figure1):
-            if isinstance(result, Figure1):
-                plot_figure1(result, pictures)
-                write_json(numbers, provenance(began) | {"settings": asdict(config)} | result.record())
-                print(
-                    "slope of late phase {:.4f} ± {:.4f}".format(*result.slope()), f"in {folder}/, {time.monotonic() - began:.0f} s"
-                )
-            else:
-                print(result.line(), flush=True)
-    elif config.task == "speed":
-        check_file("output", config.output, output)
-        record = compare()
-        print(
-            "loop / vectorised at K={K}, {repetitions} repetitions: {ratio:.1f}".format(**record),
-            "({:.1f} to {:.1f})".format(*record["interval"]),
-        )
-        write_json(output, provenance(began) | record)
-    else:
-        raise UserError(f"task={config.task} is unknown: choose one of measure, figure1, speed.")
+    tasks[config.task](config, settings, time.monotonic())
+
+
+# What tasks import takes long, and isn't needed to read the command line.
+
+
+def measure_point(config: NqpConfig, settings: Settings, began: float) -> None:
+    from late_phase.nqp.measure import measure, plan
+
+    output = Path(config.output)
+    announce("the closed form", check_settings(settings))
+    planned = plan(settings)
+    check_file("output", config.output, output)
+    announce(f"{planned.burn_in + planned.window:,} steps", planned.seconds)
+    measurement = measure(planned)
+    print(measurement.line(), flush=True)
+    write_json(output, provenance(began) | measurement.record())
+
+
+def draw_figure1(config: NqpConfig, settings: Settings, began: float) -> None:
+    from late_phase.nqp.figure import Figure1, closed_form_seconds, measure_figure1, plan_figure1, plot_figure1
+
+    folder = Path(config.figure1.folder)
+    announce("the closed form", closed_form_seconds(settings, config.figure1))
+    plans, numbers = plan_figure1(settings, config.figure1), folder / "nqp" / "figure1.json"
+    pictures = [folder / "figures" / f"figure1.{suffix}" for suffix in ("svg", "png")]
+    for path in (numbers, *pictures):
+        check_file("figure1.folder", config.figure1.folder, path)
+    steps = f"{sum(p.burn_in + p.window for p in plans):,} steps"
+    announce(steps, sum(p.seconds for p in plans) / min(config.figure1.workers, cores()))
+    for result in measure_figure1(plans, config.figure1):
+        if isinstance(result, Figure1):
+            plot_figure1(result, pictures)
+            write_json(numbers, provenance(began) | {"settings": asdict(config)} | result.record())
+            print("slope of late phase {:.4f} ± {:.4f}".format(*result.slope()), f"in {folder}/, {time.monotonic() - began:.0f} s")
+        else:
+            print(result.line(), flush=True)
+
+
+def compare_speed(config: NqpConfig, settings: Settings, began: float) -> None:
+    from late_phase.nqp.speed import compare
+
+    output = Path(config.output)
+    check_file("output", config.output, output)
+    record = compare()
+    print(
+        "loop / vectorised at K={K}, {repetitions} repetitions: {ratio:.1f}".format(**record),
+        "({:.1f} to {:.1f})".format(*record["interval"]),
+    )
+    write_json(output, provenance(began) | record)
 
 
 def announce(what: str, seconds: float) -> None:
     """Says on standard error what is going to take more than a minute."""
     if seconds > 60:
         print(f"{what} will take about {in_words(seconds)}", file=sys.stderr, flush=True)
-
-
-def steps_of(plans: Sequence[Plan]) -> str:
-    return f"{sum(p.burn_in + p.window for p in plans):,} steps"
 
 
 if __name__ == "__main__":

@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from late_phase.nqp.figure import Figure1Settings
 from late_phase.nqp.settings import Settings
 from late_phase.training.config import path
+
+
+@dataclass
+class Regime:
+    """Where another curve of the second panel differs from the stated regime."""
+
+    eta: float
+    B: int
+    target_norm: float
+
+
+@dataclass
+class Figure1Settings:
+    """What the figure shows. Meanings and values: ``configs/nqp.yaml``."""
+
+    K: list[int] = field(default_factory=list)
+    K_ensembles: list[int] = field(default_factory=list)
+    others: list[Regime] = field(default_factory=list)
+    workers: int = 2
+    folder: str = path("results")
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,13 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from late_phase.errors import UserError
 from late_phase.files import atomic
 from late_phase.memory import check_memory
+from late_phase.nqp.config import Figure1Settings
 from late_phase.nqp.cost import check_settings, needed_bytes
 from late_phase.nqp.measure import Measurement, Plan, measure, plan
 from late_phase.nqp.settings import Settings
-from late_phase.training.config import path
 
 PROCESS = 350 * 2**20
 """Bytes that a process takes, whatever it measures: Python and the modules."""
-
-
-@dataclass
-class Regime:
-    """Where another curve of the second panel differs from the stated regime."""
-
-    eta: float
-    B: int
-    target_norm: float
-
-
-@dataclass
-class Figure1Settings:
-    """What the figure shows. Meanings and values: ``configs/nqp.yaml``."""
-
-    K: list[int] = field(default_factory=list)
-    K_ensembles: list[int] = field(default_factory=list)
-    others: list[Regime] = field(default_factory=list)
-    workers: int = 2
-    folder: str = path("results")
 
 
 @dataclass(frozen=True)
