@@ -271,7 +271,7 @@ class LatePhase(torch.optim.Optimizer):
         """Takes the gradients of θ away, or, at the last member of an iteration, gives θ those of all members."""
         if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
-        if self._members is not None:
+        if self._members is not None and (self.K > 1 or self.gamma_theta != 1):  # else the sum is the gradient
             self._base_gradients.accumulate()
             if self._members.entered == self.K - 1:
                 self._base_gradients.release()
