@@ -12,6 +12,8 @@ import torch.nn.functional as F
 import torchvision
 from models import assert_same, sgd, spawned, train
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from late_phase import LatePhase, batchnorm, head
@@ -132,6 +134,17 @@ def test_distributed_data_parallel_is_looked_through(tmp_path, gradient_as_bucke
         single = late.average()
         models.assert_same(single, expected.average())
         models.Nested().load_state_dict(single.state_dict(), strict=True)  # plain keys
+    finally:
+        dist.destroy_process_group()
+
+
+def test_sharded_late_phase_weights_are_refused(tmp_path):
+    dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        model = models.plain()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(TypeError, match=r"late-phase weight 1\.weight is sharded \(a DTensor\): keep it whole"):
+            LatePhase(model, sgd(model), batchnorm())
     finally:
         dist.destroy_process_group()
 

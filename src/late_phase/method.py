@@ -48,6 +48,8 @@ class LatePhase(torch.optim.Optimizer):
     ``train()`` and ``eval()`` convert θ and all members; call ``eval()`` before ``average()``. Other methods of an optimizer are
     not passed on, as they could move weights of the live member only.
 
+    Members share all buffers but BatchNorm's running statistics: those of ``spectral_norm`` on a late-phase weight, for example.
+
     Args:
         model: any module. Wrappers made by ``torch.compile``, DistributedDataParallel and DataParallel are looked through.
         optimizer: an optimizer of the model's parameters. It takes one gradient a step, and keeps its state by parameter, or as
@@ -63,7 +65,7 @@ class LatePhase(torch.optim.Optimizer):
             1; it is in φ's groups from the beginning, and used from ``spawn()`` on.
 
     Raises:
-        TypeError: ``optimizer`` or ``select`` is of another kind.
+        TypeError: ``optimizer`` or ``select`` is of another kind, or a late-phase weight is sharded.
         ValueError: K < 1, σ0 < 0, γ_θ < 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
             parameter that the optimizer doesn't have.
     """
@@ -97,6 +99,8 @@ class LatePhase(torch.optim.Optimizer):
         for name, parameter in self._phi.parameters.items():
             if parameter not in optimized:
                 raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
+            if hasattr(parameter, "device_mesh"):
+                raise TypeError(f"late-phase weight {name} is sharded (a DTensor): keep it whole on each process, or leave it out.")
         self._groups = ParameterGroups(optimizer, phi, phi_options or {})
         self._base_gradients = BaseGradients(self._groups.parameters(THETA), float(gamma_theta))
 
