@@ -89,11 +89,11 @@ MISTAKES = {
     ),
     "images larger than the memory": (
         ["dataset=image_folder", "dataset.root=large", "dataset.image_size=1000000"],
-        r"dataset\.image_size=1000000 with 3 images needs about 8381\.9 GiB of memory, .* GiB: choose a smaller one",
+        r"dataset\.image_size=1000000 with 3 images needs about 8,381\.9 GiB of memory, .* GiB: choose a smaller one",
     ),
     "padding larger than the memory": (
         ["dataset.crop_padding=100000000"],
-        r"dataset\.crop_padding=100000000 around 1,437 images of 32 x 32 pixels needs about \d{11}\.\d GiB .* GiB: choose",
+        r"dataset\.crop_padding=100000000 around 1,437 images of 32 x 32 pixels needs about 1,073,741,824\.0 GiB of memory or more",
     ),
     "no network": (
         ["dataset=cifar10"],

@@ -36,3 +36,5 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch):
     with pytest.raises(UserError) as error:
         check_memory("K=5", 10 * 2**30 + 1, "choose a smaller K.")
     assert str(error.value) == "K=5 needs about 10.0 GiB of memory, and this machine has 8.0 GiB: choose a smaller K."
+    with pytest.raises(UserError, match=r"^K=5 needs about 1,073,741,824\.0 GiB of memory or more, and this machine has"):
+        check_memory("K=5", 10**400, "choose a smaller K.")

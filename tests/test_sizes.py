@@ -54,7 +54,7 @@ def test_what_is_too_large_is_one_sentence_at_once(main, tmp_path, monkeypatch, 
     arguments, what = TOO_LARGE[case]
     began = time.process_time()
     status, output = main(*arguments)
-    needs = r"needs about [\d.]+ GiB of memory, and this machine has 8\.0 GiB: choose (a )?smaller .*\."
+    needs = r"needs about [\d.,]+ GiB of memory( or more)?, and this machine has 8\.0 GiB: choose (a )?smaller .*\."
     assert re.fullmatch(f"error: {what}.* {needs}", status), status
     assert not output and not (tmp_path / "outputs").exists()
     assert time.process_time() - began < 2

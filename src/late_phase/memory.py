@@ -6,6 +6,9 @@ import os
 
 from late_phase.errors import UserError
 
+MOST = 2**60
+"""Bytes that are told as a number."""
+
 
 def available_memory() -> int | None:
     """Bytes of physical memory; None where the system doesn't say."""
@@ -28,6 +31,8 @@ def check_memory(what: str, needed: int, cure: str) -> None:
     """
     available = available_memory()
     if available is not None and needed > available:
+        more = " or more" if needed > MOST else ""  # than a float may hold
         raise UserError(
-            f"{what} needs about {needed / 2**30:.1f} GiB of memory, and this machine has {available / 2**30:.1f} GiB: {cure}"
+            f"{what} needs about {min(needed, MOST) / 2**30:,.1f} GiB of memory{more}, and this machine has "
+            f"{available / 2**30:,.1f} GiB: {cure}"
         )
