@@ -28,8 +28,9 @@ from late_phase import LatePhase, Selection, batchnorm, by_name, by_type, everyt
 
 REFUSALS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
 INPUTS = 3
-TOLERANCE = 1e-6
-"""Adam divides small gradients by their size, and so makes rounding in double precision larger; a wrong step is larger by far."""
+TOLERANCE = 1e-9
+EPS = 1e-3
+"""Of Adam, which else makes the rounding of small gradients as large as a step."""
 
 
 class Tied(nn.Module):
@@ -58,9 +59,9 @@ SELECTIONS = (batchnorm(), head(), everything(), nothing(), by_type(nn.LayerNorm
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
     "nesterov": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.1), momentum=0.5, nesterov=True),
-    "adam": lambda p: torch.optim.AdamW(p, lr=0.05, fused=True),
+    "adam": lambda p: torch.optim.AdamW(p, lr=0.05, eps=EPS, fused=True),
     "counts": lambda p: optimizers.CountsInGroup(p, lr=0.1),
-    "schedule-free": lambda p: schedulefree.AdamWScheduleFree(p, lr=0.05, warmup_steps=2),
+    "schedule-free": lambda p: schedulefree.AdamWScheduleFree(p, lr=0.05, eps=EPS, warmup_steps=2),
     "sharp": lambda p: optimizers.SharpnessAware(p, lr=0.1),
     "wrapper": lambda p: optimizers.Wrapper(p, lr=0.1),
 }
