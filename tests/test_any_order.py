@@ -28,6 +28,7 @@ from late_phase import LatePhase, Selection, batchnorm, by_name, by_type, everyt
 
 REFUSALS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
 INPUTS = 3
+DOUBLE = torch.float64
 TOLERANCE = 1e-9
 EPS = 1e-3
 """Of Adam, which else makes the rounding of small gradients as large as a step."""
@@ -58,7 +59,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"normed": normed, "tied": Tied, "l
 SELECTIONS = (batchnorm(), head(), everything(), nothing(), by_type(nn.LayerNorm), by_name("*bias"), by_name("1"), by_name("last"))
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.1), momentum=0.5, nesterov=True),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=torch.tensor(0.1, dtype=DOUBLE), momentum=0.5, nesterov=True),
     "adam": lambda p: torch.optim.AdamW(p, lr=0.05, eps=EPS, fused=True),
     "counts": lambda p: optimizers.CountsInGroup(p, lr=0.1),
     "schedule-free": lambda p: schedulefree.AdamWScheduleFree(p, lr=0.05, eps=EPS, warmup_steps=2),
@@ -134,7 +135,7 @@ class Expected:
         for optimizer in self.optimizers():
             for group in optimizer.param_groups:
                 lr = float(self.clock[group["index"]]["lr"]) * group.get("ratio", 1.0)
-                group["lr"] = torch.tensor(lr) if isinstance(group["lr"], Tensor) else lr
+                group["lr"] = torch.tensor(lr, dtype=DOUBLE) if isinstance(group["lr"], Tensor) else lr
         weights = self.weights(self.k)
         gradients = torch.autograd.grad(self.loss(weights, x, y), list(weights.values()), allow_unused=True)
         waiting = set() if self.k is None else self.parts[0][0].keys()
