@@ -250,6 +250,29 @@ def test_a_state_dict_that_hides_late_phase_weights_is_not_half_averaged():
         late.averaged_state_dict()
 
 
+def test_tensors_that_begin_at_the_same_place_are_told_apart():
+    """Late-phase weights at the start of a buffer that holds those of several layers, as flat optimizers make it."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("flat", torch.arange(6.0))
+            self.late = nn.Parameter(self.flat[:2])
+            self.base = nn.Parameter(self.flat[2:])
+
+        def forward(self) -> Tensor:
+            return (self.late.sum() * self.base).sum()
+
+    model = Flat()
+    late = LatePhase(model, torch.optim.SGD(model.parameters(), lr=0.1), by_name("late"), K=2, sigma0=0.5)
+    late.spawn()
+    for _ in range(3):
+        model().backward()
+        late.step()
+    state = late.averaged_state_dict()
+    assert state["flat"].shape == (6,) and torch.equal(state["late"], late.members["late"].mean(0))
+
+
 def test_what_is_no_tensor_in_a_state_dict_is_kept():
     class Extra(nn.BatchNorm2d):
         def get_extra_state(self) -> dict[str, int]:

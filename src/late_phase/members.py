@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +92,32 @@ class Members:
         members = cls(phi, optimizer, values, states)
         members.load(0)
         return members
+
+    @classmethod
+    def restore(
+        cls,
+        phi: Phi,
+        optimizer: torch.optim.Optimizer,
+        values: Mapping[str, Tensor],
+        states: Sequence[Sequence[dict[str, Any]]],
+        optimizer_state: dict[str, Any],
+    ) -> Members:
+        """Members that were saved. The optimizer is used to load their states, and has that of the last one afterwards.
+
+        Args:
+            values: full name -> ``[K, ...]``.
+            states: what :meth:`states_in_order` was.
+            optimizer_state: the ``state_dict`` of the optimizer that was saved with them.
+        """
+        pairs = zip(optimizer_state["param_groups"], optimizer.param_groups, strict=True)
+        index = {p: i for saved, group in pairs for i, p in zip(saved["params"], group["params"], strict=True)}
+        loaded = []
+        for member_state in states:
+            own = {index[p]: state for p, state in zip(phi.parameters.values(), member_state, strict=True) if state}
+            # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
+            optimizer.load_state_dict({**optimizer_state, "state": own})
+            loaded.append(dict(optimizer.state))
+        return cls(phi, optimizer, {name: values[name].to(value) for name, value in phi.live().items()}, loaded)
 
     def store(self) -> None:
         """Live model -> members, also if the model's tensors were replaced, as ``Module.to`` and ``vector_to_parameters`` do."""

@@ -24,7 +24,7 @@ from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
 from late_phase.supported_optimizers import HARMLESS, Closure, HiddenState, refuse_unsupported
-from late_phase.weights import tensors
+from late_phase.weights import state_with, unwrapped
 
 WATCHED_STEP = 2
 """The step at which an optimizer shows what it keeps: at the first one it may set things up that stay as they are."""
@@ -88,7 +88,7 @@ class LatePhase(torch.optim.Optimizer):
         if not 0 <= gamma_theta < float("inf"):
             raise ValueError(f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights.")
 
-        self.model = _unwrap(model)
+        self.model = unwrapped(model)
         self.optimizer = optimizer
         self.K = K
         self.sigma0 = float(sigma0)
@@ -336,21 +336,7 @@ class LatePhase(torch.optim.Optimizer):
         if self._members is not None:
             self._members.store()
             averages = self._members.averages(folded=running_statistics == "folded")
-        # By place in memory as well as by name: a tied parameter is averaged under each of its names.
-        places = {value.data_ptr(): name for name, value in tensors(self.model).items() if name in averages}
-        state, copies, found = {}, {}, set()
-        for key, value in self.model.state_dict().items():
-            name = key if key in averages or not isinstance(value, Tensor) else places.get(value.data_ptr(), key)
-            found.add(name)
-            if isinstance(value, Tensor) and name not in averages:
-                state[key] = copies.setdefault((value.data_ptr(), value.shape), value.detach().clone())  # a tied one once
-            else:
-                state[key] = averages[name] if name in averages else copy.deepcopy(value)
-        if missing := [name for name in self._phi.parameters if averages and name not in found]:
-            raise RuntimeError(
-                f"the model's state_dict() has no {missing[0]}, so it can't be given its average: average late.members by yourself."
-            )
-        return state
+        return state_with(self.model, averages)
 
     def average(
         self,
@@ -460,17 +446,8 @@ class LatePhase(torch.optim.Optimizer):
         optimizer_state = state_dict["optimizer"]
         self._members = None
         if state_dict["members"] is not None:
-            values = {name: state_dict["members"][name].to(value) for name, value in self._phi.live().items()}
-            pairs = zip(optimizer_state["param_groups"], self.param_groups, strict=True)
-            index = {p: i for saved, group in pairs for i, p in zip(saved["params"], group["params"], strict=True)}
-            states = []
-            for member_state in state_dict["member_states"]:
-                # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
-                phi = self._phi.parameters.values()
-                phi_state = {index[p]: state for p, state in zip(phi, member_state, strict=True) if state}
-                self.optimizer.load_state_dict({**optimizer_state, "state": phi_state})
-                states.append(dict(self.state))
-            self._members = Members(self._phi, self.optimizer, values, states)
+            members, states = state_dict["members"], state_dict["member_states"]
+            self._members = Members.restore(self._phi, self.optimizer, members, states, optimizer_state)
         self.optimizer.load_state_dict(optimizer_state)
         if self.spawned:
             self._members.load(state_dict["member"])
@@ -491,14 +468,3 @@ def _checked(logits: Any) -> Tensor:
         f"ensemble() takes logits [examples, classes], and the output is {what}: pass forward=, which gives them by "
         "forward(model, *inputs)."
     )
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The plain module inside of torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
-            return model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,3 +23,47 @@ def load(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         own[name].copy_(value)
     torch.clear_autocast_cache()  # within an autocast block the former values would go on being used
     return model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The plain module inside of torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def state_with(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A copy of the model's ``state_dict`` with ``values`` in place of the parameters and buffers of these names.
+
+    They are found by their place in memory as well as by name: a tied parameter has the value under each of its names.
+
+    Raises:
+        RuntimeError: the ``state_dict`` lacks one of these parameters.
+    """
+
+    def place(tensor: Tensor) -> tuple[int, torch.Size]:
+        return tensor.data_ptr(), tensor.shape
+
+    names = {place(tensor): name for name, tensor in tensors(model).items() if name in values}
+    state, copies, found = {}, {}, set()
+    for key, value in model.state_dict().items():
+        name = key
+        if isinstance(value, Tensor) and key not in values:
+            name = names.get(place(value), key)
+        found.add(name)
+        if name in values:
+            state[key] = values[name]
+        elif isinstance(value, Tensor):
+            state[key] = copies.setdefault(place(value), value.detach().clone())  # a tied one once
+        else:
+            state[key] = copy.deepcopy(value)
+    for name, _ in model.named_parameters():
+        if name in values and name not in found:
+            raise RuntimeError(
+                f"the model's state_dict() has no {name}, so it can't be given its average: average late.members by yourself."
+            )
+    return state
