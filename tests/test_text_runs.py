@@ -40,7 +40,7 @@ TINY = (
     "dataset.test_subset=150",
     "epochs=4",
     "averaging.start=2",
-    "optimizer.lr=0.02",
+    "optimizer.lr=0.06",
     "runtime.progress=false",
 )
 LATE = ("late_phase.K=4", "late_phase.T0=1")
@@ -109,7 +109,7 @@ def test_it_trains(method, finished, composed):
     rows = history(finished(method))
     assert len(rows) == 4 and float(rows[-1]["test_bpc"]) == record["metrics"]["single"]["test_bpc"]
     assert float(rows[-1]["train_loss_nats"]) < float(rows[0]["train_loss_nats"]) - 0.2
-    assert record["metrics"]["single"]["train_bpc"] < math.log2(len(fresh["head.bias"])) - 0.8
+    assert record["metrics"]["single"]["train_bpc"] < math.log2(len(fresh["head.bias"])) - 1
     sample = (finished(method) / "sample.txt").read_text()
     assert len(sample) > 390
 
