@@ -100,14 +100,14 @@ LONG = {
 """Script -> what takes long in it."""
 
 
-@pytest.mark.parametrize("script", entries.ENTRIES)
-@pytest.mark.parametrize("sweep", [False, True])
-def test_ctrl_c_ends_every_script_with_one_line(main, monkeypatch, script, sweep):
-    arguments = list(entries.ENTRIES[script])
-    if sweep:
-        if script not in ("train.py", "scripts/evaluate.py", "scripts/nqp.py"):
-            pytest.skip("has no sweeps")
-        arguments.insert(0, "-m")
+SWEEPS = ("train.py", "scripts/evaluate.py", "scripts/nqp.py")
+
+
+@pytest.mark.parametrize(
+    ("script", "options"), [*((script, []) for script in entries.ENTRIES), *((script, ["-m"]) for script in SWEEPS)]
+)
+def test_ctrl_c_ends_every_script_with_one_line(main, monkeypatch, script, options):
+    arguments = [*options, *entries.ENTRIES[script]]
     calls = []
 
     def interrupted(*_: object, **__: object) -> None:
