@@ -18,11 +18,11 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from late_phase.errors import UserError
-from late_phase.files import check_file, write_json
 from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.cost import check_settings, in_words
 from late_phase.nqp.settings import Settings
+from late_phase.support.errors import UserError
+from late_phase.support.files import check_file, write_json
 from late_phase.training.command_line import as_dataclass, job, start
 from late_phase.training.provenance import git_commit
 from late_phase.training.settings import cores

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from late_phase.arguments import Parser
-from late_phase.paths import path_argument
+from late_phase.support.arguments import Parser
+from late_phase.support.paths import path_argument
 from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
     """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
     # These take seconds to import, and --help doesn't need them.
-    from late_phase.files import make_folder, write_text
     from late_phase.reporting.curves import plot_curves
     from late_phase.reporting.runs import copy_runs, find_runs, table
+    from late_phase.support.files import make_folder, write_text
 
     runs = find_runs(folders)
     if to is not None:

@@ -15,7 +15,7 @@ from loopback import running, without_proxies
 
 from late_phase.data.archives import extract, fetch_extracted
 from late_phase.data.download import Download
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 FILES = {"top/a.txt": b"a" * 5000, "top/sub/b.bin": bytes(range(256)), "top/empty": b"", "other/c": b"c"}
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from late_phase.arguments import Parser, count, one_of
+from late_phase.support.arguments import Parser, count, one_of
 
 NAMES = "none of digits, cifar10, cifar100, .*"
 MISTAKES = {

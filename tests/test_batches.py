@@ -12,11 +12,11 @@ from scipy import stats
 from torch import Tensor
 from torchvision import transforms
 
-from late_phase import memory
 from late_phase.data.batches import Augmentation, TrainingBatches, crop_and_flip, crop_and_flip_by_pixel, cutout
 from late_phase.data.images import Images, Normalization
-from late_phase.errors import UserError
-from late_phase.seeding import generator
+from late_phase.support import memory
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 RAW = {channels: Normalization((0.0,) * channels, (1 / 255,) * channels) for channels in (1, 3)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from late_phase.evaluation.calibration import calibration_metrics, fit_temperature, scale
 from late_phase.evaluation.metrics import ece, label_log_probs, nll
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 
 
 def predictions(n: int, temperature: float, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from loopback import Reply, Server
 from late_phase.data import download, load
 from late_phase.data.cifar import ARCHIVES, SOURCES
 from late_phase.data.images import Dataset
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 class Python2Pickler(pickle._Pickler):

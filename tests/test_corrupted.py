@@ -17,7 +17,7 @@ from PIL import Image
 
 from late_phase.data import CORRUPTED, CORRUPTED_OF, DATASETS, corrupted, load, load_corrupted
 from late_phase.data.corrupted import EXTRA_CORRUPTIONS, PAPERS_CORRUPTIONS
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 N = 7
 """Images of a corruption and severity, instead of 10,000."""

@@ -17,7 +17,7 @@ from loopback import Reply, Server, closed_port, running, without_proxies
 
 from late_phase.data import download
 from late_phase.data.download import Download, fetch
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 HALF = len(CONTENT) // 2

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from late_phase.errors import UserError, printable
+from late_phase.support.errors import UserError, printable
 
 
 @pytest.mark.parametrize(

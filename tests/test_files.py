@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from late_phase.errors import UserError
-from late_phase.files import atomic, check_file, write_json, write_tensors, write_text
+from late_phase.support.errors import UserError
+from late_phase.support.files import atomic, check_file, write_json, write_tensors, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -132,7 +132,7 @@ def test_tensors_return(tmp_path):
 def test_equal_tensors_make_equal_bytes_in_another_process(tmp_path):
     """In whatever order they come, with other hashes of strings."""
     code = (
-        "import sys; from pathlib import Path; from test_files import example; from late_phase.files import write_tensors; "
+        "import sys; from pathlib import Path; from test_files import example; from late_phase.support.files import write_tensors; "
         "write_tensors(Path(sys.argv[1]), example(reverse=True), metadata='a note')"
     )
     path = [str(Path(__file__).parent), *filter(None, sys.path)]
@@ -147,7 +147,7 @@ def test_equal_tensors_make_equal_bytes_in_another_process(tmp_path):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-from late_phase.files import atomic, write_text
+from late_phase.support.files import atomic, write_text
 
 path, size = Path(sys.argv[1]), 2_000_000
 texts = ["a" * size, "b" * (size // 2)]

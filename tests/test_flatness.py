@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from late_phase.evaluation.flatness import Batches, Flatness, loss_changes
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 
 ENOUGH = 2**40
 

@@ -22,7 +22,7 @@ from late_phase.data import image_files, image_folder, load
 from late_phase.data.image_files import EXTENSIONS, list_images, list_splits, read_image, without_warnings
 from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Dataset
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from late_phase import memory
 from late_phase.data import load
 from late_phase.data.images import Dataset
-from late_phase.errors import UserError
+from late_phase.support import memory
+from late_phase.support.errors import UserError
 
 
 def noise(seed: int, height: int = 6, width: int = 6, channels: int = 3) -> np.ndarray:

@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from late_phase.data import imagenet
 from late_phase.data.imagenet import StreamedImages
 from late_phase.data.images import Dataset
-from late_phase.errors import UserError
-from late_phase.seeding import generator, global_generators
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator, global_generators
 
 CLASSES = ("n01440764", "n01443537", "n02119789")
 VALIDATION = (1, 0, 2, 1, 0)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from late_phase.data.images import Dataset, Images, Normalization
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 def images(n: int, channels: int = 3, size: int = 6, seed: int = 0) -> Images:

@@ -12,7 +12,7 @@ from conftest import ROOT
 import late_phase
 from late_phase.architectures import ARCHITECTURES
 from late_phase.data import CORRUPTED, DATASETS, TEXTS
-from late_phase.lazy import Lazy
+from late_phase.support.lazy import Lazy
 from late_phase.training.config import SCHEMAS
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from late_phase import memory
-from late_phase.errors import UserError
-from late_phase.memory import available_memory, check_memory
+from late_phase.support import memory
+from late_phase.support.errors import UserError
+from late_phase.support.memory import available_memory, check_memory
 
 
 def test_the_memory_is_what_the_system_says():

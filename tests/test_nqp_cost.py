@@ -7,11 +7,11 @@ import tracemalloc
 
 import pytest
 
-from late_phase import memory
-from late_phase.errors import UserError
 from late_phase.nqp.cost import check_bytes, check_seconds, in_words, needed_bytes, needed_seconds
 from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import MODELS, Settings
+from late_phase.support import memory
+from late_phase.support.errors import UserError
 
 SIZES = [
     Settings(K=3, n=200, seeds=[0], repetitions=1),

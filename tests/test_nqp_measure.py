@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from late_phase.errors import UserError
 from late_phase.nqp.measure import Measurement, measure, plan, settled, start
 from late_phase.nqp.problem import paper_problem
 from late_phase.nqp.settings import MODELS, Settings
+from late_phase.support.errors import UserError
 
 SMALL = {"n": 10, "target_norm": math.sqrt(10)}  # the stated regime in ten dimensions: still in balance
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from late_phase.errors import UserError
 from late_phase.nqp.problem import NoisyQuadratic, paper_problem
+from late_phase.support.errors import UserError
 
 
 def general_problem(n: int, seed: int = 0) -> NoisyQuadratic:

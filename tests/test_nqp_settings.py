@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from late_phase.errors import UserError
 from late_phase.nqp.settings import Settings, check
+from late_phase.support.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from test_nqp_problem import general_problem
 from torch import nn
 
 from late_phase import LatePhase, by_name
-from late_phase.errors import UserError
 from late_phase.nqp import theory
 from late_phase.nqp.problem import paper_problem
 from late_phase.nqp.simulate import FullEnsemble, LatePhaseEnsemble, ParameterisedEnsemble, simulate
 from late_phase.nqp.speed import compare, loop_step
+from late_phase.support.errors import UserError
 
 ETA, B = 0.05, 4
 

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from late_phase.data import load, ood_images
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 FOLDERS = {"lsun_resize": "LSUN_resize", "tiny_imagenet_resize": "Imagenet_resize"}
 COUNT = 12

@@ -12,8 +12,8 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from late_phase.errors import UserError
 from late_phase.nqp.config import NqpConfig
+from late_phase.support.errors import UserError
 from late_phase.training.config import EvaluateConfig, TrainConfig, path_keys
 from late_phase.training.overrides import literal, quote_paths, variant
 

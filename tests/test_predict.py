@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from late_phase import LatePhase, batchnorm, head
 from late_phase.data.images import Images, Normalization
-from late_phase.digests import tensor_digest
 from late_phase.evaluation import predict, predictors
 from late_phase.evaluation.metrics import accuracy, ece, nll
+from late_phase.support.digests import tensor_digest
 
 K = 3
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from late_phase.errors import UserError
 from late_phase.reporting.runs import copy_runs, find_runs, table
+from late_phase.support.errors import UserError
 
 REPORT = "scripts/report.py"
 

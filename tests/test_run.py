@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from late_phase import LatePhase
 from late_phase.architectures import build
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
 

@@ -17,10 +17,10 @@ from late_phase import LatePhase
 from late_phase.architectures.lstm import LSTM
 from late_phase.data.segments import Segments
 from late_phase.data.text import Text, Vocabulary
-from late_phase.errors import UserError
 from late_phase.evaluation.predictors import single
 from late_phase.evaluation.text import bits_per_character
 from late_phase.layers.rank1 import parametrize_rank1, rank1
+from late_phase.support.errors import UserError
 
 CPU = torch.device("cpu")
 VOCABULARY = Vocabulary(tuple(range(97, 123)))

@@ -10,9 +10,9 @@ import torch
 from runs import TINY, StopAfter
 from torch import nn
 
-from late_phase import memory
 from late_phase.architectures import build
-from late_phase.errors import UserError
+from late_phase.support import memory
+from late_phase.support.errors import UserError
 from late_phase.training import setup, sizes
 from late_phase.training.loop import run
 from late_phase.training.sizes import NUMBER, OBJECT

@@ -13,7 +13,7 @@ from scipy.io import savemat
 from torchvision.datasets import SVHN
 
 from late_phase.data import load, svhn
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 @pytest.fixture

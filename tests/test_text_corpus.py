@@ -15,7 +15,7 @@ from loopback import running, without_proxies
 from late_phase.data import load_text, text
 from late_phase.data.download import Download
 from late_phase.data.text import Text
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(2000)
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 
 from late_phase.architectures import build
 from late_phase.data import load_text
-from late_phase.errors import UserError
 from late_phase.layers.rank1 import parametrize_rank1
 from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import table6
+from late_phase.support.errors import UserError
 from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
 from late_phase.training.subjects import subject_of_runs

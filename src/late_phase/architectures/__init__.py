@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from late_phase.lazy import Lazy
+from late_phase.support.lazy import Lazy
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from late_phase.architectures import imagenet
 from late_phase.architectures.state_dicts import find_weights, unfinished
-from late_phase.errors import UserError, first_line
+from late_phase.support.errors import UserError, first_line
 
 HARMLESS = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np._core.multiarray.scalar]
 """Classes that are read from files besides torch's own: arguments of a training and its results, kept beside the weights."""

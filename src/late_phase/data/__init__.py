@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from late_phase.lazy import Lazy
+from late_phase.support.lazy import Lazy
 
 if TYPE_CHECKING:
     from late_phase.data.corrupted import Corrupted

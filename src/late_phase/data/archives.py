@@ -18,8 +18,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from late_phase.data.download import Download, discard, fetch
-from late_phase.errors import UserError, first_line
-from late_phase.files import make_folder
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.files import make_folder
 
 DAMAGED = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile)
 """All that the readers of archives raise on bad ones."""

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from late_phase.data.images import Images, Normalization
-from late_phase.errors import UserError
-from late_phase.memory import check_memory
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError
+from late_phase.support.memory import check_memory
+from late_phase.support.seeding import generator
 
 if TYPE_CHECKING:  # imports torchvision, which takes seconds
     from late_phase.data.imagenet import StreamedImages

@@ -18,8 +18,8 @@ from late_phase.data import digits
 from late_phase.data.archives import fetch_extracted
 from late_phase.data.download import Download
 from late_phase.data.images import Images
-from late_phase.errors import UserError, first_line
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.seeding import generator
 
 SEVERITIES = (1, 2, 3, 4, 5)
 PAPERS_CORRUPTIONS = (

@@ -19,8 +19,8 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from late_phase.errors import UserError, first_line
-from late_phase.files import make_folder, write_text
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.files import make_folder, write_text
 
 STALL_SECONDS = 30.0
 """So long a server may say nothing."""

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from late_phase.errors import UserError, first_line, printable
+from late_phase.support.errors import UserError, first_line, printable
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pnm")
 """Of the files that are taken for images, in lower case: torchvision's, and others that Pillow reads and people have."""

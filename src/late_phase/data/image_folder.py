@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from late_phase.data.image_files import DECODING, list_splits, read_image, without_warnings
 from late_phase.data.images import Dataset, Images
-from late_phase.errors import UserError, printable
-from late_phase.files import make_folder, write_tensors
-from late_phase.memory import check_memory
+from late_phase.support.errors import UserError, printable
+from late_phase.support.files import make_folder, write_tensors
+from late_phase.support.memory import check_memory
 
 
 def load(root: str, image_size: int | None, cache: str) -> Dataset:

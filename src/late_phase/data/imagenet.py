@@ -18,10 +18,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from late_phase.data.image_files import DECODING, list_splits, read_image, without_warnings
 from late_phase.data.images import Dataset, Images
-from late_phase.digests import digest, tensor_digest
-from late_phase.errors import UserError
-from late_phase.files import make_folder
-from late_phase.seeding import generator, global_generators
+from late_phase.support.digests import digest, tensor_digest
+from late_phase.support.errors import UserError
+from late_phase.support.files import make_folder
+from late_phase.support.seeding import generator, global_generators
 
 SIZE = 224
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from late_phase.digests import tensor_digest
-from late_phase.errors import UserError
-from late_phase.seeding import generator
+from late_phase.support.digests import tensor_digest
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 
 HISTOGRAM_BATCH_SIZE = 1000
 

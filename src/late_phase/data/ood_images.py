@@ -13,8 +13,8 @@ from late_phase.data.download import Download
 from late_phase.data.image_files import list_images
 from late_phase.data.image_folder import decode
 from late_phase.data.images import Dataset, Images
-from late_phase.errors import UserError
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 
 # Nobody states the sizes of these files.
 ARCHIVES = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from late_phase.data.batches import Batches
 from late_phase.data.text import Vocabulary
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 HiddenState = tuple[Tensor, ...]
 """What a model remembers of the text before a segment: tensors ``[layers, streams, ...]``; an LSTM's are h and c.

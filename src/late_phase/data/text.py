@@ -14,7 +14,7 @@ from torch import Tensor
 
 from late_phase.data.archives import fetch_extracted
 from late_phase.data.download import Download, verified
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 ARCHIVE = Download(
     "enwik8.zip",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from late_phase.evaluation.metrics import ece, label_log_probs, nll
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 
 TEMPERATURES = (0.1, 10.0)
 """Limits of T. Without them it is 0 where all examples that it is fitted to are classified correctly, as among few it can happen,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from late_phase.evaluation.metrics import label_log_probs
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 from late_phase.weights import load
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from late_phase.averaging.swag import SWAG
 from late_phase.layers.batch_ensemble import BatchEnsemble
 from late_phase.running_statistics import evaluation_mode
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 from late_phase.weights import load
 
 Predictor = Callable[[], Iterator[nn.Module]]

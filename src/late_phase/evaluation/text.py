@@ -23,7 +23,7 @@ from late_phase.data.text import Text, Vocabulary
 from late_phase.evaluation.metrics import label_log_probs
 from late_phase.evaluation.predictors import Predictor
 from late_phase.method import ensemble_log_probs
-from late_phase.seeding import generator
+from late_phase.support.seeding import generator
 
 STREAMS = 128
 SEGMENT = 256

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from late_phase.errors import UserError
-from late_phase.memory import check_memory
 from late_phase.nqp.settings import Settings, check
+from late_phase.support.errors import UserError
+from late_phase.support.memory import check_memory
 
 LONGEST = 30 * 24 * 60 * 60
 """Seconds; what takes longer is refused."""

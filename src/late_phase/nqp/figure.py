@@ -14,13 +14,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from late_phase.errors import UserError
-from late_phase.files import atomic
-from late_phase.memory import check_memory
 from late_phase.nqp.config import Figure1Settings
 from late_phase.nqp.cost import check_settings, needed_bytes
 from late_phase.nqp.measure import Measurement, Plan, measure, plan
 from late_phase.nqp.settings import Settings
+from late_phase.support.errors import UserError
+from late_phase.support.files import atomic
+from late_phase.support.memory import check_memory
 
 PROCESS = 350 * 2**20
 """Bytes that a process takes, whatever it measures: Python and the modules."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from late_phase.errors import UserError
 from late_phase.nqp.cost import check_bytes, check_seconds, check_settings
 from late_phase.nqp.estimate import Estimate, burn_in, steady_state
 from late_phase.nqp.problem import Array, NoisyQuadratic, paper_problem
 from late_phase.nqp.settings import Settings
 from late_phase.nqp.simulate import Ensemble, FullEnsemble, LatePhaseEnsemble, ParameterisedEnsemble, simulate
 from late_phase.nqp.theory import drift, full_ensemble_loss, lasting_squared_phi, late_phase_loss, parameterised_loss, rates
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 
 
 @dataclass(frozen=True)

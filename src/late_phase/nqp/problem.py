@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 Array = NDArray[np.float64]
 

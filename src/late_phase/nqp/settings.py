@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 MODELS = ("late_phase", "parameterised", "full")
 

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from late_phase.errors import UserError
 from late_phase.nqp.problem import Array, NoisyQuadratic
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 
 
 class Ensemble(Protocol):

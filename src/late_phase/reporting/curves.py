@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from late_phase.files import atomic
 from late_phase.reporting.runs import Run, by_name
+from late_phase.support.files import atomic
 
 
 @dataclass(frozen=True)

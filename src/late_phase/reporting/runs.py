@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from late_phase.errors import UserError, first_line
 from late_phase.evaluation.predict import PREDICTORS
+from late_phase.support.errors import UserError, first_line
 
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
 """Below a folder: runs, and deep ensembles."""

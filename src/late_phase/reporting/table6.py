@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from late_phase.errors import UserError
 from late_phase.reporting.runs import Run, by_name, markdown, mean_and_std
+from late_phase.support.errors import UserError
 
 ROWS = {"base": "Base", "rank1": "Base + Rank1", "lprank1": "Late-phase Rank1"}
 """Last word of an experiment's name -> row of the table, in its order."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from late_phase.errors import UserError
-from late_phase.paths import check_utf8
+from late_phase.support.errors import UserError
+from late_phase.support.paths import check_utf8
 from late_phase.training.config import (
     OWN,
     SCHEMAS,

@@ -19,9 +19,9 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from late_phase.console import console
-from late_phase.errors import UserError, first_line
-from late_phase.paths import check_utf8
+from late_phase.support.console import console
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.paths import check_utf8
 from late_phase.training import config
 from late_phase.training.checks import check
 from late_phase.training.config import SCHEMAS, EvaluateConfig, TrainConfig, expand_paths, path_keys

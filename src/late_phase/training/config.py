@@ -16,8 +16,8 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from late_phase.errors import UserError, first_line
-from late_phase.paths import expanded
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.paths import expanded
 
 
 def path(default: str | None = MISSING) -> Any:

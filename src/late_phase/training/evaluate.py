@@ -11,11 +11,11 @@ from filelock import FileLock
 
 from late_phase import data
 from late_phase.data.images import Dataset
-from late_phase.errors import UserError
 from late_phase.evaluation import suites
 from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject, printable
-from late_phase.files import make_folder, write_json, write_text
+from late_phase.support.errors import UserError
+from late_phase.support.files import make_folder, write_json, write_text
 from late_phase.training.config import SUITES, EvaluateConfig
 from late_phase.training.provenance import record_of
 from late_phase.training.run_directory import RunDirectory

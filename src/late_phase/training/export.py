@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from late_phase.averaging.swag import SWAG
 from late_phase.evaluation.predictors import Predictor, dropout_layers, mc_dropout, members, predictor_of, swag, swag_weights
-from late_phase.files import write_tensors
 from late_phase.layers.batch_ensemble import BatchEnsemble
 from late_phase.layers.fold import fold
+from late_phase.support.files import write_tensors
 from late_phase.training.config import SWAGConfig, TrainConfig
 from late_phase.training.run_directory import RunDirectory
 from late_phase.training.setup import Setup, has_members, prepare

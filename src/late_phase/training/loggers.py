@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 class Logger:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from late_phase.errors import UserError
-from late_phase.seeding import generator
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 from late_phase.training import loggers, schedules
 from late_phase.training.config import TrainConfig, identity, options
 from late_phase.training.evaluate import evaluate

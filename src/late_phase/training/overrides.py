@@ -12,8 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from late_phase.errors import UserError, first_line
-from late_phase.paths import expanded
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.paths import expanded
 from late_phase.training.config import NOT_IN_IDENTITY, SCHEMAS
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")

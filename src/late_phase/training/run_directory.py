@@ -18,8 +18,8 @@ from typing import Any
 import filelock
 import torch
 
-from late_phase.errors import UserError, first_line
-from late_phase.files import atomic, write_text
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.files import atomic, write_text
 from late_phase.training.config import TrainConfig, differences, from_yaml, identity, to_yaml
 
 

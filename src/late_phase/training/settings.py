@@ -10,8 +10,8 @@ from types import FrameType
 
 import torch
 
-from late_phase.errors import UserError, first_line
-from late_phase.seeding import global_generators
+from late_phase.support.errors import UserError, first_line
+from late_phase.support.seeding import global_generators
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from late_phase import averaging
 from late_phase.averaging.swa import SWA
 from late_phase.data.batches import Batches
-from late_phase.errors import UserError
 from late_phase.evaluation.predictors import swag_weights
 from late_phase.layers.batch_ensemble import BatchEnsemble, fast_weights
 from late_phase.layers.hypernetwork import embeddings, generate_convolutions
 from late_phase.layers.rank1 import parametrize_rank1, rank1
 from late_phase.method import LatePhase
 from late_phase.running_statistics import recompute_for_each, recompute_running_statistics, running_statistics
-from late_phase.seeding import generator
 from late_phase.selection import Selection, batchnorm, everything, head, nothing
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
 from late_phase.training import optimizers, sizes
 from late_phase.training.config import (
     BatchEnsembleConfig,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import nn
 
 from late_phase import architectures
-from late_phase.memory import check_memory
 from late_phase.method import LatePhase
 from late_phase.running_statistics import running_statistics
+from late_phase.support.memory import check_memory
 from late_phase.training.config import AdamConfig, BatchEnsembleConfig, SWAGConfig, TrainConfig
 
 NUMBER = 4

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 
 from late_phase.data.images import Dataset, Normalization
 from late_phase.data.text import Text, Vocabulary
-from late_phase.digests import digest, tensor_digest
-from late_phase.errors import UserError, first_line
 from late_phase.evaluation.predict import content_of, read_content
 from late_phase.evaluation.predictors import dropout_layers, mc_dropout, predictor_of, several
 from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject
+from late_phase.support.digests import digest, tensor_digest
+from late_phase.support.errors import UserError, first_line
 from late_phase.training.config import (
     OWN,
     EvaluateConfig,

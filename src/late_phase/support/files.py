@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 
 def expanded(path: str) -> str:

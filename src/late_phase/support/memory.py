@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from late_phase.errors import UserError
+from late_phase.support.errors import UserError
 
 MOST = 2**60
 """Bytes that are told as a number."""
