@@ -5,8 +5,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.training.command_line import run_job, start
-from late_phase.training.config import TrainConfig
+from late_phase.command_line.hydra_jobs import run_job, start
+from late_phase.config.training import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

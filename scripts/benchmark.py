@@ -12,10 +12,10 @@ import os
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes
 from late_phase.support.arguments import Parser, count
+from late_phase.support.console import errors_in_one_sentence
+from late_phase.support.devices import choose_device, torch_settings
 from late_phase.support.files import check_file, write_json
 from late_phase.support.paths import path_argument
-from late_phase.training.command_line import errors_in_one_sentence
-from late_phase.training.settings import choose_device, torch_settings
 
 
 def main() -> None:

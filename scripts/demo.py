@@ -7,7 +7,7 @@ from pathlib import Path
 from report import report
 
 from late_phase.support.arguments import Parser
-from late_phase.training.command_line import errors_in_one_sentence
+from late_phase.support.console import errors_in_one_sentence
 
 EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
 SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2"]

@@ -8,26 +8,25 @@
 import hydra
 from omegaconf import DictConfig
 
-from late_phase.training.checks import check_evaluation
-from late_phase.training.command_line import as_dataclass, job, start
-from late_phase.training.config import EvaluateConfig
+from late_phase.command_line.hydra_jobs import as_dataclass, job, start
+from late_phase.suites.config import EvaluateConfig, check
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     with job():
-        evaluate(check_evaluation(as_dataclass(composed)))
+        run(check(as_dataclass(composed)))
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def run(config: EvaluateConfig) -> None:
     # These take seconds to import, and the config is checked by now.
-    from late_phase.reporting.suites import suite_table
-    from late_phase.training.evaluate import evaluate_suites
-    from late_phase.training.settings import choose_device, torch_settings
+    from late_phase.reporting.suite_tables import suite_table
+    from late_phase.suites.evaluate import evaluate
+    from late_phase.support.devices import choose_device, torch_settings
 
     device = choose_device(config.runtime.device)
     with torch_settings(device, config.runtime.threads, seed=0):
-        for record in evaluate_suites(config, device):
+        for record in evaluate(config, device):
             print(suite_table(record), flush=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from late_phase.training.settings import cores
+from late_phase.support.devices import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,8 +4,8 @@ from jobs import ROOT, in_parallel, python
 
 from late_phase.reporting.runs import find_runs, table
 from late_phase.support.arguments import Parser
+from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.files import write_text
-from late_phase.training.command_line import errors_in_one_sentence
 
 # The longest first, so that no processor waits for it at the end.
 METHODS = (

@@ -18,14 +18,14 @@ import numpy as np
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from late_phase.command_line.hydra_jobs import as_dataclass, job, start
 from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.cost import check_settings, in_words
 from late_phase.nqp.settings import Settings
+from late_phase.runs.provenance import git_commit
+from late_phase.support.devices import cores
 from late_phase.support.errors import UserError
 from late_phase.support.files import check_file, write_json
-from late_phase.training.command_line import as_dataclass, job, start
-from late_phase.training.provenance import git_commit
-from late_phase.training.settings import cores
 
 ConfigStore.instance().store(group="schema", name="nqp", node=NqpConfig)
 

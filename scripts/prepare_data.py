@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from late_phase.data.prepare import PREPARED, prepare
 from late_phase.support.arguments import Parser, one_of
+from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.paths import path_argument
-from late_phase.training.command_line import errors_in_one_sentence
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from late_phase.support.arguments import Parser
+from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.paths import path_argument
-from late_phase.training.command_line import errors_in_one_sentence
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:

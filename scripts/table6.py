@@ -12,8 +12,8 @@ from jobs import ROOT, in_parallel
 from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import ROWS, table6
 from late_phase.support.arguments import Parser, one_of
+from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.files import write_text
-from late_phase.training.command_line import errors_in_one_sentence
 
 SEEDS = {"enwik8": range(5), "pydocs": range(3)}
 

@@ -13,9 +13,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from late_phase.training.checks import check
-from late_phase.training.command_line import as_dataclass
-from late_phase.training.config import TrainConfig
+from late_phase.command_line.hydra_jobs import as_dataclass
+from late_phase.config.training import TrainConfig, check
 
 ROOT = Path(__file__).resolve().parent.parent
 

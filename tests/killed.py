@@ -12,9 +12,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
 from late_phase import LatePhase
-from late_phase.training import run_directory
-from late_phase.training.checks import check
-from late_phase.training.command_line import as_dataclass
+from late_phase.command_line.hydra_jobs import as_dataclass
+from late_phase.config.training import check
+from late_phase.runs import directory as run_directory
 from late_phase.training.loop import run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from late_phase import LatePhase
-from late_phase.training.config import TrainConfig
+from late_phase.config.training import TrainConfig
 from late_phase.training.loop import run
 
 # 8 minibatches an epoch and 3 members: epochs end inside of an iteration.

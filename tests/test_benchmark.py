@@ -12,7 +12,7 @@ import torch
 from late_phase.benchmark.pairs import interval, measure, paired, peak_bytes, top_operations
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes, late_bytes_over_base
-from late_phase.training.settings import torch_settings
+from late_phase.support.devices import torch_settings
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from PIL import Image
 from safetensors.torch import load_file
 
-from late_phase.training.config import differences
+from late_phase.config.identity import differences
 
 TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
 
@@ -389,7 +389,7 @@ def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
 def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):
     imported, said = imported_by(*command, folder=tmp_path)
     assert message in said
-    assert "late_phase.training.command_line" in imported and not imported & HEAVY
+    assert "late_phase.command_line.hydra_jobs" in imported and not imported & HEAVY
 
 
 def test_a_run_imports_what_was_chosen_only(tmp_path):

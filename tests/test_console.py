@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 from late_phase.support.console import console
-from late_phase.training.settings import Interruption
+from late_phase.training.interruption import Interruption
 
 ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
 

@@ -11,9 +11,9 @@ from conftest import ROOT
 
 import late_phase
 from late_phase.architectures import ARCHITECTURES
+from late_phase.config.choices import SCHEMAS
 from late_phase.data import CORRUPTED, DATASETS, TEXTS
 from late_phase.support.lazy import Lazy
-from late_phase.training.config import SCHEMAS
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *DATASETS, *CORRUPTED, *TEXTS])

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from late_phase.architectures import build
+from late_phase.config.training import TrainConfig
 from late_phase.layers.batch_ensemble import BatchEnsemble
-from late_phase.training.config import TrainConfig, from_yaml
+from late_phase.runs.config_file import from_yaml
 from late_phase.training.loop import run
 
 

@@ -17,13 +17,13 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from late_phase.command_line.hydra_jobs import as_dataclass
 from late_phase.nqp import figure
 from late_phase.nqp.config import NqpConfig
 from late_phase.nqp.figure import STYLES, Figure1Settings, measure_figure1, plan_figure1
 from late_phase.nqp.settings import Settings
 from late_phase.support import memory
 from late_phase.support.errors import UserError
-from late_phase.training.command_line import as_dataclass
 
 SMALL = ["figure1.K=[1,2]", "figure1.K_ensembles=[1,2]", "figure1.others=[]"]
 COMMITTED = json.loads((ROOT / "results" / "nqp" / "figure1.json").read_text())

@@ -12,10 +12,12 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from late_phase.command_line.overrides import literal, quote_paths, variant
+from late_phase.config.paths import path_keys
+from late_phase.config.training import TrainConfig
 from late_phase.nqp.config import NqpConfig
+from late_phase.suites.config import EvaluateConfig
 from late_phase.support.errors import UserError
-from late_phase.training.config import EvaluateConfig, TrainConfig, path_keys
-from late_phase.training.overrides import literal, quote_paths, variant
 
 PATHS = path_keys(TrainConfig)
 PARSER = OverridesParser.create()

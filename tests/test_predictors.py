@@ -9,11 +9,11 @@ import torch
 from models import plain, spawned
 from torch import Tensor, nn
 
-from late_phase.averaging.swag import SWAG
 from late_phase.data.images import Images, Normalization
 from late_phase.evaluation import predictors
 from late_phase.evaluation.predict import predict
 from late_phase.layers.batch_ensemble import BatchEnsemble
+from late_phase.methods.swag import SWAG
 from late_phase.running_statistics import running_statistics
 
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))

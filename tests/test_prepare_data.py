@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
+from late_phase.config.choices import SCHEMAS
 from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options, svhn
 from late_phase.data.prepare import PREPARED, prepare
-from late_phase.training.config import SCHEMAS
 
 
 def test_every_dataset_has_a_name_and_a_config():

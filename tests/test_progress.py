@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from late_phase.reporting.runs import Run, mean_and_std, table
-from late_phase.reporting.suites import suite_table
+from late_phase.reporting.suite_tables import suite_table
 from late_phase.training.progress import report
 
 SMALL = -1e-9

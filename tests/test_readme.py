@@ -8,8 +8,8 @@ import torch
 import torchvision
 from conftest import ROOT
 
+from late_phase.config.choices import SCHEMAS
 from late_phase.data.prepare import PREPARED
-from late_phase.training.config import SCHEMAS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

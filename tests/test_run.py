@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 
 from late_phase import LatePhase
 from late_phase.architectures import build
+from late_phase.config.training import TrainConfig
 from late_phase.support.errors import UserError
-from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
 
 
@@ -240,7 +240,7 @@ def test_a_model_that_broke_in_the_last_step_is_no_result(tmp_path, composed, mo
 
 
 def test_a_second_process_is_kept_out(tmp_path, composed):
-    from late_phase.training.run_directory import RunDirectory
+    from late_phase.runs.directory import RunDirectory
 
     directory = tmp_path / "a" / "b" / "seed=0"
     with RunDirectory(directory).locked(), pytest.raises(UserError, match="in use by another process"):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
-
 from late_phase.training.schedules import Schedule, build
+from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
 

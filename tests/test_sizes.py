@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from late_phase.training.sizes import NUMBER, OBJECT
 from runs import TINY, StopAfter
 from torch import nn
 
@@ -15,7 +16,6 @@ from late_phase.support import memory
 from late_phase.support.errors import UserError
 from late_phase.training import setup, sizes
 from late_phase.training.loop import run
-from late_phase.training.sizes import NUMBER, OBJECT
 
 CPU = torch.device("cpu")
 BASE = ("late_phase=none", "late_phase.T0=null")

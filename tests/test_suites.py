@@ -25,9 +25,9 @@ from late_phase.data.corrupted import PAPERS_CORRUPTIONS, SEVERITIES, Corrupted
 from late_phase.data.images import Images, Normalization
 from late_phase.evaluation import predict, suites
 from late_phase.evaluation.predictors import predictor_of
+from late_phase.runs.directory import RunDirectory
+from late_phase.runs.models import subject_of_runs
 from late_phase.training.loop import run
-from late_phase.training.run_directory import RunDirectory
-from late_phase.training.subjects import subject_of_runs
 
 EVALUATE = "scripts/evaluate.py"
 

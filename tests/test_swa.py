@@ -6,18 +6,18 @@ import copy
 
 import pytest
 import torch
+from late_phase.averaging import build
 from models import minibatches, plain, sgd, spawned, train
 from runs import TINY, StopAfter
 from torch.optim.swa_utils import AveragedModel
 
 from late_phase import LatePhase, batchnorm, nothing, recompute_running_statistics
-from late_phase.averaging import build
-from late_phase.averaging.swa import SWA
+from late_phase.methods.swa import SWA
+from late_phase.runs.directory import RunDirectory
 from late_phase.training import setup
+from late_phase.training.interruption import Interruption
 from late_phase.training.loop import run
 from late_phase.training.loop import train as train_run
-from late_phase.training.run_directory import RunDirectory
-from late_phase.training.settings import Interruption
 
 
 def test_the_mean_is_that_of_torch():

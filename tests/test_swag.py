@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from late_phase.averaging.swa import SWA
-from late_phase.averaging.swag import SWAG
 from late_phase.evaluation.predictors import swag_weights
+from late_phase.methods.swa import SWA
+from late_phase.methods.swag import SWAG
 
 N, RANK = 7, 4
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from late_phase.training.tally import SYNCHRONIZE_EVERY, NonFiniteLoss, Tally
+from late_phase.training.state import SYNCHRONIZE_EVERY, NonFiniteLoss, Tally
 
 
 def fill(tally: Tally, losses: list[float], first: int = 0) -> int | None:

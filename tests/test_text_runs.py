@@ -20,14 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from late_phase.architectures import build
+from late_phase.config.training import TrainConfig
 from late_phase.data import load_text
 from late_phase.layers.rank1 import parametrize_rank1
 from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import table6
+from late_phase.runs.models import subject_of_runs
 from late_phase.support.errors import UserError
-from late_phase.training.config import TrainConfig
 from late_phase.training.loop import run
-from late_phase.training.subjects import subject_of_runs
 from late_phase.weights import load
 
 # 6 minibatches an epoch, the last one shorter, and 4 members: epochs end inside of an iteration.

@@ -22,7 +22,7 @@ from torchvision.models import ResNet50_Weights, get_model_weights
 
 from late_phase.architectures import build
 from late_phase.architectures.imagenet import current_key
-from late_phase.architectures.weights import load
+from late_phase.architectures.pretrained import load
 from late_phase.support.errors import UserError
 
 SMALL = {

@@ -2,43 +2,98 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from omegaconf import MISSING
+
+from late_phase.config.choices import CHOICES, Chosen, at_least, path, register
 from late_phase.support.lazy import Lazy
+from late_phase.support.memory import NUMBER, check_memory
 
 if TYPE_CHECKING:
     from torch import nn
 
-ARCHITECTURES = {
-    "lenet": Lazy("late_phase.architectures.lenet.LeNet"),
-    "wrn": Lazy("late_phase.architectures.wide_resnet.WideResNet"),
-    "pyramidnet": Lazy("late_phase.architectures.pyramidnet.PyramidNet"),
-    "resnet50": Lazy("late_phase.architectures.imagenet.build", "resnet50"),
-    "resnet152": Lazy("late_phase.architectures.imagenet.build", "resnet152"),
-    "densenet161": Lazy("late_phase.architectures.imagenet.build", "densenet161"),
-    "lstm": Lazy("late_phase.architectures.lstm.LSTM"),
-}
+    from late_phase.config.training import TrainConfig
+
+
+@dataclass
+class ArchitectureConfig(Chosen):
+    """
+    Attributes:
+        task: the kind of task that it is for, a name in ``late_phase.tasks.TASKS``.
+    """
+
+    task: ClassVar[str] = ""
+
+    weights: str | None = path(None)
+
+
+@dataclass
+class ImageArchitectureConfig(ArchitectureConfig):
+    task: ClassVar[str] = "images"
+
+    channels_last: bool = False
+    mc_samples: int = 10
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("architecture.mc_samples", self.mc_samples, 1)
+
+
+@dataclass
+class LeNetConfig(ImageArchitectureConfig):
+    dropout: float = 0.0
+
+
+@dataclass
+class WideResNetConfig(ImageArchitectureConfig):
+    depth: int = MISSING
+    width: int = MISSING
+    dropout: float = 0.0
+
+
+@dataclass
+class PyramidNetConfig(ImageArchitectureConfig):
+    depth: int = MISSING
+    alpha: int = MISSING
+    shakedrop: float = MISSING
+
+
+@dataclass
+class LSTMConfig(ArchitectureConfig):
+    task: ClassVar[str] = "text"
+
+    units: int = MISSING
+    embedding: int | None = None
+
+
+register("architecture", "lenet", LeNetConfig, Lazy("late_phase.architectures.lenet.LeNet"))
+register("architecture", "wrn", WideResNetConfig, Lazy("late_phase.architectures.wide_resnet.WideResNet"))
+register("architecture", "pyramidnet", PyramidNetConfig, Lazy("late_phase.architectures.pyramidnet.PyramidNet"))
+for _name in ("resnet50", "resnet152", "densenet161"):
+    register("architecture", _name, ImageArchitectureConfig, Lazy("late_phase.architectures.imagenet.build", _name))
+register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
 
 SHALLOW = 120
 """A depth at which layers are counted quickly; a multiple of the 6 that depths are counted by."""
 
 
-def build(name: str, *sizes: int, weights: str | None = None, whole: bool = False, **options: float) -> nn.Module:
+def build(name: str, *sizes: int, weights: str | None = None, whole: bool = False, **options: Any) -> nn.Module:
     """The architecture ``name``, with fresh weights from torch's global generator.
 
     Args:
         sizes: channels and classes of images, or symbols of a text.
-        weights: what ``weights.load`` then puts in place of the fresh ones; ``whole`` is for it, too.
+        weights: what ``pretrained.load`` then puts in place of the fresh ones; ``whole`` is for it, too.
     """
-    model = ARCHITECTURES[name](*sizes, **options)
+    model = CHOICES["architecture"][name].build(*sizes, **options)
     if weights is not None:
-        from late_phase.architectures.weights import load  # imports torchvision, which takes seconds
+        from late_phase.architectures.pretrained import load  # imports torchvision, which takes seconds
 
         load(model, name, weights, whole)
     return model
 
 
-def parameters(name: str, *sizes: int, **options: float) -> int:
+def parameters(name: str, *sizes: int, **options: Any) -> int:
     """Number of parameters that :func:`build` would make, found without memory and random numbers; 0 of what it refuses.
 
     Of a very deep network, whose layers alone take long to build, a shallower one is counted, in proportion.
@@ -51,10 +106,21 @@ def parameters(name: str, *sizes: int, **options: float) -> int:
         options = options | {"depth": shallower}
     try:
         with torch.device("meta"):
-            model = ARCHITECTURES[name](*sizes, **options)
+            model = CHOICES["architecture"][name].build(*sizes, **options)
     except ValueError:
         return 0
     except (RuntimeError, TypeError, OverflowError):  # torch's words for sizes that it can't count
         return 2**63
     count = sum(parameter.numel() for parameter in model.parameters())
     return count * depth // shallower if depth > shallower else count
+
+
+def check_size(name: str, sizes: tuple[int, ...], options: dict[str, Any], copies: int) -> None:
+    """Refuses an architecture if ``copies`` of its weights don't fit into the memory.
+
+    Raises:
+        UserError: they don't.
+    """
+    count = parameters(name, *sizes, **options)
+    own = "".join(f", {key}={value}" for key, value in options.items() if value is not None)
+    check_memory(f"architecture={name}{own} with {count:,} parameters", NUMBER * copies * count, "choose smaller sizes.")

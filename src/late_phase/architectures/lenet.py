@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from late_phase.architectures.checks import check_dropout
+from late_phase.layers.dropout import check_dropout
 
 
 class LeNet(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from late_phase.architectures.checks import check_dropout
+from late_phase.layers.dropout import check_dropout
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from late_phase.benchmark.workloads import Sizes, train
 from late_phase.data.segments import Segments
 from late_phase.data.text import Vocabulary
 from late_phase.layers.rank1 import parametrize_rank1, rank1
-from late_phase.training import optimizers
+from late_phase.optimization import optimizers
 
 ADAM = {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8}
 

@@ -21,7 +21,7 @@ from late_phase.benchmark.workloads import (
     late_over_base,
     step_microseconds,
 )
-from late_phase.training.provenance import device_name, git_commit
+from late_phase.runs.provenance import device_name, git_commit
 
 COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6}  {:>9}  {:16} {}"
 

@@ -23,9 +23,9 @@ from late_phase import LatePhase, architectures, batchnorm, head
 from late_phase.benchmark.pairs import EPOCH, Block, measure, peak_bytes, timed
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Images, Normalization
-from late_phase.training import optimizers
-from late_phase.training.settings import cores
-from late_phase.training.tally import Tally
+from late_phase.optimization import optimizers
+from late_phase.support.devices import cores
+from late_phase.training.state import Tally
 
 CONFIGS = Path(__file__).parents[3] / "configs"  # the checkout's
 CPU = torch.device("cpu")

@@ -1,31 +1,130 @@
-"""Datasets by name: images, corrupted images, text."""
+"""Datasets by name: images, corrupted images, texts. Each takes its own keys of the config group ``dataset``."""
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from omegaconf import MISSING
+
+from late_phase.config.choices import CHOICES, Chosen, at_least, build, path, register, seed
+from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 
 if TYPE_CHECKING:
+    from late_phase.config.training import TrainConfig
     from late_phase.data.corrupted import Corrupted
     from late_phase.data.images import Dataset
     from late_phase.data.text import Text
 
-DATASETS = {
-    "digits": Lazy("late_phase.data.digits.load"),
-    "cifar10": Lazy("late_phase.data.cifar.load", "cifar10"),
-    "cifar100": Lazy("late_phase.data.cifar.load", "cifar100"),
-    "image_folder": Lazy("late_phase.data.image_folder.load"),
-    "imagenet": Lazy("late_phase.data.imagenet.load"),
-    "svhn": Lazy("late_phase.data.svhn.load"),
-    "lsun_resize": Lazy("late_phase.data.ood_images.load_resized", "lsun_resize"),
-    "tiny_imagenet_resize": Lazy("late_phase.data.ood_images.load_resized", "tiny_imagenet_resize"),
-    "photo_patches": Lazy("late_phase.data.ood_images.photo_patches"),
-    "digits_rotated": Lazy("late_phase.data.ood_images.digits_rotated"),
-    "noise": Lazy("late_phase.data.ood_images.noise"),
-}
+
+@dataclass
+class DatasetConfig(Chosen):
+    """
+    Attributes:
+        task: the kind of task that the dataset is for, a name in ``late_phase.tasks.TASKS``.
+    """
+
+    task: ClassVar[str] = ""
+
+    subset: int | None = None
+    test_subset: int | None = None
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("dataset.subset", self.subset, 1)
+        at_least("dataset.test_subset", self.test_subset, 1)
+
+
+@dataclass
+class ImagesConfig(DatasetConfig):
+    task: ClassVar[str] = "images"
+
+    crop_padding: int = 0
+    flip: bool = False
+    cutout: int = 0
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    validation: int = 0
+    split_seed: int = 0
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        for key in ("crop_padding", "cutout", "validation"):
+            at_least(f"dataset.{key}", getattr(self, key), 0)
+        if (self.mean is None) != (self.std is None):
+            raise UserError("dataset.mean and dataset.std go together: set both, or neither to have them computed.")
+        seed("dataset.split_seed", self.split_seed)
+
+
+@dataclass
+class DownloadedConfig(ImagesConfig):
+    root: str = path()
+
+
+@dataclass
+class ImageFolderConfig(ImagesConfig):
+    root: str = path()
+    image_size: int | None = None
+    cache: str = path()
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("dataset.image_size", self.image_size, 1)
+
+
+@dataclass
+class ImageNetConfig(ImagesConfig):
+    root: str = path()
+    workers: int = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("dataset.workers", self.workers, 0)
+
+
+@dataclass
+class TextConfig(DatasetConfig):
+    task: ClassVar[str] = "text"
+
+    sequence_length: int = MISSING
+    carry_state: bool = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("dataset.sequence_length", self.sequence_length, 1)
+
+
+@dataclass
+class DownloadedTextConfig(TextConfig):
+    root: str = path()
+
+
+@dataclass
+class TextFileConfig(TextConfig):
+    path: str = path()
+
+
+register("dataset", "digits", ImagesConfig, Lazy("late_phase.data.digits.load"))
+register("dataset", "cifar10", DownloadedConfig, Lazy("late_phase.data.cifar.load", "cifar10"))
+register("dataset", "cifar100", DownloadedConfig, Lazy("late_phase.data.cifar.load", "cifar100"))
+register("dataset", "image_folder", ImageFolderConfig, Lazy("late_phase.data.image_folder.load"))
+register("dataset", "imagenet", ImageNetConfig, Lazy("late_phase.data.imagenet.load"))
+register("dataset", "svhn", DownloadedConfig, Lazy("late_phase.data.svhn.load"))
+register("dataset", "lsun_resize", DownloadedConfig, Lazy("late_phase.data.ood_images.load_resized", "lsun_resize"))
+register(
+    "dataset", "tiny_imagenet_resize", DownloadedConfig, Lazy("late_phase.data.ood_images.load_resized", "tiny_imagenet_resize")
+)
+register("dataset", "photo_patches", ImagesConfig, Lazy("late_phase.data.ood_images.photo_patches"))
+register("dataset", "digits_rotated", ImagesConfig, Lazy("late_phase.data.ood_images.digits_rotated"))
+register("dataset", "noise", ImagesConfig, Lazy("late_phase.data.ood_images.noise"))
+register("dataset", "enwik8", DownloadedTextConfig, Lazy("late_phase.data.text.load_enwik8"))
+register("dataset", "pydocs", TextConfig, Lazy("late_phase.data.text.load_pydocs"))
+register("dataset", "text_file", TextFileConfig, Lazy("late_phase.data.text.load_file"))
+
+NAMELESS = ("image_folder", "text_file")
+"""Datasets that are whatever the user's path leads to: their names alone say nothing."""
 
 CORRUPTED = {
     "cifar10_c": Lazy("late_phase.data.corrupted.load_cifar_c", "cifar10_c"),
@@ -43,16 +142,15 @@ OOD: dict[str, tuple[str, ...]] = {
 CORRUPTED_OF: dict[str, str] = {"digits": "digits_c", "cifar10": "cifar10_c", "cifar100": "cifar100_c"}
 """Dataset -> its corrupted test images."""
 
-TEXTS = {
-    "enwik8": Lazy("late_phase.data.text.load_enwik8"),
-    "pydocs": Lazy("late_phase.data.text.load_pydocs"),
-    "text_file": Lazy("late_phase.data.text.load_file"),
-}
+
+def names(task: str) -> list[str]:
+    """Names of all datasets for this kind of task."""
+    return [name for name, choice in CHOICES["dataset"].items() if choice.config.task == task]
 
 
-def load(name: str, **options: Any) -> Dataset:
+def load(name: str, **options: Any) -> Dataset | Text:
     """The dataset ``name``, whole; ``options`` are those of its loader, such as ``root``."""
-    return DATASETS[name](**options)
+    return build("dataset", name, **options)
 
 
 def load_corrupted(name: str, **options: Any) -> Corrupted:
@@ -60,17 +158,14 @@ def load_corrupted(name: str, **options: Any) -> Corrupted:
     return CORRUPTED[name](**options)
 
 
-def load_text(name: str, **options: Any) -> Text:
-    """The text ``name``; ``options`` are those of its loader, such as ``root``."""
-    return TEXTS[name](**options)
-
-
 def root_options(name: str, root: str) -> dict[str, str]:
-    """For the dataset ``name`` of any kind, the option of its loader that says where its files are; none if it is embedded.
+    """For the dataset, or the corrupted images, ``name`` the option of its loader that says where its files are; none if it is
+    embedded.
 
     Downloaded files are in ``root``, ImageNet, which has many, in a folder of its own in it.
     """
-    loader = (DATASETS | CORRUPTED | TEXTS)[name]
-    if "root" not in inspect.signature(loader.resolve()).parameters:
+    loader = CORRUPTED[name] if name in CORRUPTED else CHOICES["dataset"][name].build
+    function = loader.resolve() if isinstance(loader, Lazy) else loader
+    if "root" not in inspect.signature(function).parameters:
         return {}
     return {"root": str(Path(root) / "imagenet") if name == "imagenet" else root}

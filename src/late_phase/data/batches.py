@@ -35,6 +35,11 @@ class Batches(ABC):
         """What the model makes of the inputs of a minibatch: ``[examples, classes]``."""
         return model(inputs)
 
+    def predict(self, model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's logits for a minibatch, and the label of each; a model that is an ensemble by itself gives its members'."""
+        logits = self.logits(model, inputs)
+        return logits, labels.repeat(len(logits) // len(labels))
+
     def state_dict(self) -> dict[str, Any]:
         """What going on within an epoch needs besides the numbers of epoch and minibatch."""
         return {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options
+from late_phase.config.choices import CHOICES
+from late_phase.data import CORRUPTED, NAMELESS, load, load_corrupted, names, root_options
 
-LOADERS = {**DATASETS, **CORRUPTED, **TEXTS}
-PREPARED = tuple(name for name in LOADERS if name not in ("image_folder", "text_file"))
-"""All but those that have no name of their own."""
+PREPARED = (*(name for name in CHOICES["dataset"] if name not in NAMELESS), *CORRUPTED)
 
 
 def prepare(name: str, root: str) -> str:
@@ -16,11 +15,11 @@ def prepare(name: str, root: str) -> str:
         UserError: its files are neither there nor to be had.
     """
     where = root_options(name, root)
-    loaded = LOADERS[name](**where)
+    loaded = load_corrupted(name, **where) if name in CORRUPTED else load(name, **where)
     if name in CORRUPTED:
         images = len(loaded.images(loaded.corruptions[0], loaded.severities[0]))
         what = f"{len(loaded.corruptions)} corruptions, {len(loaded.severities)} severities, {images:,} images of each"
-    elif name in TEXTS:
+    elif name in names("text"):
         what = ", ".join(f"{len(getattr(loaded, part)):,} bytes {part}" for part in ("train", "validation", "test"))
     else:
         training = "" if loaded.train is None else f"{len(loaded.train):,} training images, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,9 +19,6 @@ from late_phase.support.files import write_tensors
 from late_phase.support.seeding import global_generators
 
 EVALUATION_BATCH_SIZE = 500
-
-PREDICTORS = ("single", "ensemble", "mc_dropout", "swa", "swa_ensemble", "swa_mc_dropout", "swag")
-"""Names of all there may be, in the order of tables."""
 
 
 @torch.no_grad()
@@ -88,17 +85,17 @@ def read_content(folder: Path, split: str) -> str | None:
         return None
 
 
-def read_predictions(folder: Path, split: str) -> tuple[dict[str, Tensor], Tensor]:
-    """Each predictor's log-probabilities in a file of :func:`write_predictions`, in the order of ``PREDICTORS``, and the labels."""
+def read_predictions(folder: Path, split: str, predictors: Iterable[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """The predictors' log-probabilities in a file of :func:`write_predictions`, and the labels."""
     tensors = load_file(folder / f"{split}.safetensors")
-    return {name: tensors[name] for name in PREDICTORS if name in tensors}, tensors["labels"]
+    return {name: tensors[name] for name in predictors}, tensors["labels"]
 
 
-def read_metrics(folder: Path, splits: Iterable[str]) -> dict[str, dict[str, float]]:
+def read_metrics(folder: Path, splits: Iterable[str], predictors: Collection[str]) -> dict[str, dict[str, float]]:
     """Metrics of each predictor from the files of :func:`write_predictions`: accuracy, NLL in nats, ECE, and the training loss."""
     metrics: dict[str, dict[str, float]] = {}
     for split in splits:
-        predictions, labels = read_predictions(folder, split)
+        predictions, labels = read_predictions(folder, split, predictors)
         for name, members in predictions.items():
             predicted = ensemble_log_probs(members)
             row = metrics.setdefault(name, {})

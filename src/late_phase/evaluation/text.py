@@ -9,21 +9,18 @@ for each ``STREAMS * SEGMENT`` bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from late_phase.data.segments import HiddenState, RecurrentModel, checked, side_by_side
-from late_phase.data.text import Text, Vocabulary
+from late_phase.data.text import Vocabulary
 from late_phase.evaluation.metrics import label_log_probs
 from late_phase.evaluation.predictors import Predictor
 from late_phase.method import ensemble_log_probs
-from late_phase.support.seeding import generator
 
 STREAMS = 128
 SEGMENT = 256
@@ -169,38 +166,3 @@ def measure(
         if len(bits.members) > 1:
             numbers[name][f"{part}_member_bpc"] = sum(bits.members) / len(bits.members)
     return numbers
-
-
-@dataclass(frozen=True)
-class TextSubject:
-    """A language model that is evaluated; its attributes are those of :class:`late_phase.evaluation.suites.Subject`, and these.
-
-    Attributes:
-        vocabulary: the bytes that it knows.
-        device: where it computes.
-    """
-
-    folder: Path
-    dataset: Text
-    source: str
-    own: Path
-    predictors: dict[str, Predictor]
-    vocabulary: Vocabulary
-    device: torch.device
-    autocast: Callable[[], AbstractContextManager]
-    seed: int
-    content: str
-    runs: int = 1
-
-    def measure(self) -> dict[str, dict[str, float]]:
-        """See :func:`measure`."""
-        with self.autocast():
-            return measure(self.predictors, self.dataset.parts(), self.vocabulary, self.device)
-
-    def sample(self) -> bytes:
-        """What the single model makes up after the last bytes of the validation part; always the same."""
-        prompt = self.vocabulary.encode(self.dataset.validation[-PROMPT:]).to(self.device)
-        with self.autocast():
-            for model in self.predictors["single"]():
-                drawn = generate(model, prompt, SAMPLE, generator(self.seed, "sample"))
-        return self.vocabulary.decode(drawn)

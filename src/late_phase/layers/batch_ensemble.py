@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,11 @@ class BatchEnsemble(nn.Module):
             raise IndexError(f"plain({k}) does not exist: there are K={self.K} members, counted from 0.")
         plain = {id(layer): layer.plain(k) for layer in self.modules() if isinstance(layer, EnsembleLayer)}
         return copy.deepcopy(self.model, plain)
+
+    def plain_models(self) -> Iterator[nn.Module]:
+        """All members in turn, as plain models in eval mode."""
+        for k in range(self.K):
+            yield self.plain(k).eval()
 
 
 def fast_weights() -> Selection:

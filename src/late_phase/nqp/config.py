@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from late_phase.config.choices import path
 from late_phase.nqp.settings import Settings
-from late_phase.training.config import path
 
 
 @dataclass

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from late_phase.support.errors import UserError
+
 SPELT_OUT = {"±": "+-", "σ": "sigma", "δ": "delta", "η": "eta", "θ": "theta", "φ": "phi", "×": "x", "–": "-", "−": "-"}
 """What our output has of signs that an encoding may lack."""
 
@@ -44,6 +46,21 @@ def console() -> Iterator[None]:
     finally:
         for descriptor in _closed():  # so that what is still to be printed is no error at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+@contextmanager
+def errors_in_one_sentence() -> Iterator[None]:
+    """Around all that a script does: errors that a user can mend become one sentence on standard error and exit status 1; others
+    keep their traceback. And as with :func:`console`."""
+    with console():
+        try:
+            yield
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(f"error: {error.filename} can't be used ({error.strerror}): choose another place or change its permissions.")
 
 
 def _closed() -> list[int]:

@@ -17,7 +17,8 @@ class Lazy:
 
     def resolve(self) -> Callable[..., Any]:
         """The function or class itself; imports its module."""
-        return partial(pkgutil.resolve_name(self.name), *self.arguments)
+        function = pkgutil.resolve_name(self.name)
+        return partial(function, *self.arguments) if self.arguments else function
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return self.resolve()(*arguments, **options)

@@ -6,6 +6,12 @@ import os
 
 from late_phase.support.errors import UserError
 
+NUMBER = 4
+"""Bytes of a number."""
+
+OBJECT = 2**10
+"""Bytes that a tensor takes, whatever its size."""
+
 MOST = 2**60
 """Bytes that are told as a number."""
 

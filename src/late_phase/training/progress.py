@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from late_phase.training.config import TrainConfig
-from late_phase.training.run_directory import RunDirectory
-from late_phase.training.tally import State
+from late_phase.config.training import TrainConfig
+from late_phase.runs.directory import RunDirectory
+from late_phase.training.state import State
 
 LINES = 20
 """How many lines a run leaves in a log file, about."""

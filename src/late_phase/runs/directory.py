@@ -1,6 +1,7 @@
 """The directory of one run: what is where, and files that are whole or absent.
 
-See the table in the README. ``metrics.json`` is written last: where it is, the run is finished.
+See the table in the README; files of weights are those of ``late_phase.methods``. ``metrics.json`` is written last: where it is,
+the run is finished.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 import filelock
 import torch
 
+from late_phase.config.identity import differences, identity
+from late_phase.config.training import TrainConfig
+from late_phase.runs.config_file import from_yaml, to_yaml
 from late_phase.support.errors import UserError, first_line
 from late_phase.support.files import atomic, write_text
-from late_phase.training.config import TrainConfig, differences, from_yaml, identity, to_yaml
 
 
 class RunDirectory:
@@ -32,11 +35,6 @@ class RunDirectory:
         self.history = path / "history.csv"
         self.checkpoint = path / "checkpoint.pt"
         self.previous_checkpoint = path / "checkpoint.previous.pt"
-        self.model = path / "model.safetensors"
-        self.members = path / "members.safetensors"
-        self.base = path / "base.safetensors"
-        self.swa = path / "swa"
-        self.swag = path / "swag.safetensors"
         self.sample = path / "sample.txt"
         self.metrics = path / "metrics.json"
         self.predictions = path / "predictions"

@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from late_phase.config.choices import CHOICES
+from late_phase.config.identity import NOT_IN_IDENTITY
 from late_phase.support.errors import UserError, first_line
 from late_phase.support.paths import expanded
-from late_phase.training.config import NOT_IN_IDENTITY, SCHEMAS
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
@@ -85,7 +86,7 @@ def _check_form(argument: str, override: str) -> None:
     group, value = parsed.key_or_group, parsed.value()
     names = getattr(value, "list", [value])  # of a sweep several
     no_name = any(name is None or isinstance(name, int | float | RangeSweep | IntervalSweep) for name in names)
-    if no_name and (group in (*SCHEMAS, "experiment", "debug", "hydra") or "/" in group) and not parsed.is_delete():
+    if no_name and (group in (*CHOICES, "experiment", "debug", "hydra") or "/" in group) and not parsed.is_delete():
         raise UserError(f"{argument} is no name of a choice: write {key}=NAME, or leave it out.")
 
 

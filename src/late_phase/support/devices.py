@@ -1,12 +1,10 @@
-"""Process-wide settings of a run, taken back afterwards: what one job of a sweep sets, the next one doesn't see."""
+"""Where torch computes, and how: the device, its precision, threads and generators."""
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import contextmanager
 
 import torch
 
@@ -43,7 +41,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
-    """Number of CPU threads, cuDNN's deterministic kernels, and the global generators' seed."""
+    """Number of CPU threads, cuDNN's deterministic kernels, and the global generators' seed. They are taken back after the block,
+    so that a job of a sweep doesn't see those of another."""
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with global_generators(device, seed):
         try:
@@ -67,50 +66,3 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
     torch.set_rng_state(state["cpu"])
     if device.type in state and device.type != "cpu":  # absent after a change of device
         torch.get_device_module(device).set_rng_state(state[device.type])
-
-
-class Interruption:
-    """SIGTERM and SIGINT for a run that saves before it ends.
-
-    Within the context manager a signal ends the process at once, except within :meth:`deferred`: there ``requested`` tells that one
-    has come, and the loop ends the process by :meth:`exit` when it has saved. A second signal isn't deferred. The exit status is
-    128 + the signal's number, as usual, so that scripts can tell a stopped run from a finished one.
-    """
-
-    def __init__(self) -> None:
-        self.requested: int | None = None
-        self._deferred = False
-
-    def __enter__(self) -> Interruption:
-        self._before = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
-        except ValueError:  # not in the main thread: signals are the business of whoever runs it
-            pass
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
-        if self.requested:
-            self.exit()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested is not None, number
-        if again or not self._deferred:
-            self.exit()
-
-    def exit(self) -> None:
-        number = signal.Signals(self.requested)
-        with suppress(OSError):
-            os.write(2, f"stopped by {number.name}\n".encode())  # a signal may have come while something else was being printed
-        raise SystemExit(128 + number)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from omegaconf import MISSING
+
+from late_phase.config.choices import Chosen, register
 from late_phase.support.errors import UserError
 
 
+@dataclass
+class WandbConfig(Chosen):
+    project: str = MISSING
+    entity: str | None = None
+    mode: str = MISSING
+
+
 class Logger:
-    """Nothing besides ``history.csv``; what other loggers override. Leaving it, as a context manager, ends the log."""
+    """Nothing besides ``history.csv``; what other loggers override. Leaving it, as a context manager, ends the log.
+
+    Args:
+        directory: of the run.
+        config: what is to be shown of the run's config.
+    """
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         pass
@@ -63,9 +79,5 @@ class WandbLogger(Logger):
         self._run.finish(exit_code=0 if kind is None else 1)
 
 
-LOGGERS: dict[str, type[Logger]] = {"csv": Logger, "wandb": WandbLogger}
-
-
-def build(name: str, directory: Path, config: dict[str, Any], **options: Any) -> Logger:
-    """The logger ``name`` for the run in ``directory``, which shows ``config``; ``options`` are the logger's own."""
-    return LOGGERS[name](directory, config, **options)
+register("logger", "csv", Chosen, Logger)
+register("logger", "wandb", WandbConfig, WandbLogger)

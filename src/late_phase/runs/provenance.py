@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from late_phase.training.config import TrainConfig, config_hash
+from late_phase.config.identity import config_hash
+from late_phase.config.training import TrainConfig
 
 
 def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:

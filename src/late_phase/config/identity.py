@@ -1,0 +1,42 @@
+"""What of a config makes a run the run that it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from late_phase.config.training import TrainConfig
+
+NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers")
+"""Keys that may change between two starts of the same run: they say where and how it is computed and shown, not what."""
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The part of a config on which the result depends, as plain values."""
+
+    def keep(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: keep(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+            for key, value in values.items()
+            if f"{prefix}{key}" not in NOT_IN_IDENTITY
+        }
+
+    return keep(asdict(config), "")
+
+
+def config_hash(config: TrainConfig) -> str:
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every key in which two nested dicts differ."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines

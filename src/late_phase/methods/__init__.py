@@ -1,0 +1,43 @@
+"""Methods: what a run does beyond plain training. A module each, which holds all that is special about it.
+
+Every module of this folder is imported here, and registers its choices. So nothing else knows a method by its name. No module
+imports torch at its head, because a command line is checked without it: functions that need torch import it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+from late_phase.config.choices import CHOICES
+from late_phase.config.training import TrainConfig
+from late_phase.methods.interface import ALWAYS, Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from late_phase.architectures import ArchitectureConfig
+    from late_phase.evaluation.predictors import Predictor
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+GROUPS = ("late_phase", "ensemble", "averaging")
+"""Groups of the config whose choices are methods. Their order is that of what predicts, in results and tables."""
+
+
+def build(config: TrainConfig) -> dict[str, Method]:
+    """All methods of a run: the choice of each group by the group's name, and those that come with other keys."""
+    chosen = {group: CHOICES[group][getattr(config, group).name].build(config) for group in GROUPS}
+    return chosen | {name: method(config) for name, method in ALWAYS.items()}
+
+
+def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[str, Predictor]:
+    """All that predicts with a plain model of any origin, by the name that its metrics have."""
+    from late_phase.evaluation.predictors import predictor_of
+
+    found = {"single": predictor_of(model)}
+    for method in ALWAYS.values():
+        found |= method.predictors_of(model, architecture)
+    return found

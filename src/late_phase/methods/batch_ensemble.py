@@ -1,0 +1,75 @@
+"""BatchEnsemble (Wen et al., 2020): K members from the beginning, within one model, see ``late_phase.layers.batch_ensemble``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omegaconf import MISSING
+
+from late_phase.config.choices import Chosen, above_0, at_least, one_of, register
+from late_phase.config.training import TrainConfig, copies
+from late_phase.methods.interface import Method
+from late_phase.support.errors import UserError
+from late_phase.support.memory import NUMBER, check_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from late_phase.selection import Selection
+
+
+@dataclass
+class BatchEnsembleConfig(Chosen):
+    K: int = MISSING
+    init: str = MISSING
+    lr_factor: float = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("ensemble.K", self.K, 1)
+        one_of("ensemble.init", self.init, ("normal", "sign"))
+        above_0("ensemble.lr_factor", self.lr_factor)
+        if config.late_phase.has_weights or not config.averaging.of_an_ensemble:
+            raise UserError(
+                f"ensemble=batch_ensemble has members of its own: choose late_phase=none and averaging=none or swa, not "
+                f"late_phase={config.late_phase.name} and averaging={config.averaging.name}."
+            )
+
+
+class BatchEnsembleMethod(Method):
+    """``ensemble``: the K members of the model, each as a plain one."""
+
+    def multiples(self) -> dict[str, int]:
+        return {"ensemble.K": self.config.ensemble.K}
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        from late_phase.layers.batch_ensemble import BatchEnsemble
+        from late_phase.support.seeding import generator
+
+        settings = self.config.ensemble
+        check_fast_weights(self.config, model)
+        return BatchEnsemble(model, settings.K, settings.init, generator(self.config.seed, "ensemble"))
+
+    def parameter_options(self) -> list[tuple[Selection, dict[str, float]]]:
+        from late_phase.layers.batch_ensemble import fast_weights
+
+        lr = self.config.optimizer.lr * self.config.ensemble.lr_factor
+        return [(fast_weights(), {"lr": lr, "weight_decay": 0.0})]
+
+
+def check_fast_weights(config: TrainConfig, model: nn.Module) -> None:
+    """Refuses an ensemble within the plain ``model`` whose fast weights and biases don't fit into the memory.
+
+    Raises:
+        UserError: they don't.
+    """
+    from torch import nn
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    numbers = sum(sum(layer.weight.shape[:2]) + (0 if layer.bias is None else len(layer.bias)) for layer in layers)
+    needed = NUMBER * copies(config) * config.ensemble.K * numbers
+    check_memory(f"ensemble.K={config.ensemble.K}", needed, "choose a smaller one.")
+
+
+register("ensemble", "none", Chosen, Method)
+register("ensemble", "batch_ensemble", BatchEnsembleConfig, BatchEnsembleMethod)

@@ -1,0 +1,70 @@
+"""Deep ensembles (Lakshminarayanan et al., 2017): finished runs of one config that differ in their seeds.
+
+Nothing is to be trained for one: ``scripts/evaluate.py run=FOLDER seeds=[0,1,2]`` evaluates runs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from late_phase.config.identity import differences, identity
+from late_phase.config.training import TrainConfig
+from late_phase.support.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from late_phase.evaluation.predictors import Predictor
+
+OWN_OF_EACH = ("seed", "architecture.weights")
+"""Keys in which the runs may differ: each seed may begin from weights of its own."""
+
+
+def find_seeds(path: Path, seeds: Sequence[int] | None) -> list[int] | None:
+    """The seeds of the runs in ``path/seed=<n>``, all that there are or those that are asked for; None where ``path`` is a run.
+
+    Raises:
+        UserError: one that is asked for isn't there.
+    """
+    found = sorted(int(folder.name[5:]) for folder in path.glob("seed=*") if folder.name[5:].isdigit())
+    if seeds is None and not found:
+        return None
+    seeds = sorted(set(found if seeds is None else seeds))
+    if not seeds or not set(seeds) <= set(found):
+        raise UserError(
+            f"run={path} has directories seed=<n> for n in {found}, not in {seeds}: choose the folder above them, or others."
+        )
+    return seeds
+
+
+def refuse_others(path: Path, first: TrainConfig, other: TrainConfig) -> None:
+    """Refuses a run in ``path`` that was not trained as the first one was.
+
+    Raises:
+        UserError: it wasn't.
+    """
+    changes = differences(identity(first), identity(other))
+    if changes := [line for line in changes if line.partition(":")[0] not in OWN_OF_EACH]:
+        raise UserError(f"run={path} has runs that differ ({'; '.join(changes)}): choose seeds that were trained alike.")
+
+
+def folder(path: Path, seeds: Sequence[int]) -> Path:
+    """Where what is found out about the runs of these seeds goes."""
+    return path / f"seeds={','.join(map(str, seeds))}"
+
+
+def several(predictors: Sequence[Predictor]) -> Predictor:
+    """The members of several predictors, of one after the other."""
+
+    def models() -> Iterator[nn.Module]:
+        for predictor in predictors:
+            yield from predictor()
+
+    return models
+
+
+def together(runs: Sequence[Mapping[str, Predictor]]) -> dict[str, Predictor]:
+    """Each predictor that all of the runs have, with its members in all of them: for ``single`` the runs' single models."""
+    return {name: several([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}

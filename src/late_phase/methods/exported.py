@@ -1,0 +1,122 @@
+"""Weights in the files of a folder, and what predicts with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from late_phase.methods.interface import Method
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from late_phase.evaluation.predictors import Predictor
+
+
+class WeightFiles:
+    """The files: the plain model, and where it has members, their weights.
+
+    Attributes:
+        model: the plain model, which loads into the plain architecture.
+        members: name -> ``[K, ...]`` for all that the members have each for itself, running statistics included.
+        base: the model as it was parametrized in training, where members' names are such as the plain model doesn't have.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.model = folder / "model.safetensors"
+        self.members = folder / "members.safetensors"
+        self.base = folder / "base.safetensors"
+
+    def all(self) -> list[Path]:
+        return [self.model, self.members, self.base]
+
+    def write(self, model: nn.Module, members: dict[str, Tensor], encoding: str) -> None:
+        """Writes the files that are needed, and removes the others.
+
+        Args:
+            model: as it was parametrized in training; it is left as it is.
+            encoding: metadata of the model's file.
+        """
+        import copy
+
+        from late_phase.layers.fold import fold
+        from late_phase.support.files import write_tensors
+        from late_phase.weights import tensors
+
+        plain = fold(copy.deepcopy(model))
+        write_tensors(self.model, plain.state_dict(), metadata=encoding)
+        for path in (self.members, self.base):
+            path.unlink(missing_ok=True)
+        if members:
+            write_tensors(self.members, members)
+            if tensors(plain).keys() != tensors(model).keys():
+                write_tensors(self.base, tensors(model))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were read.
+
+    Attributes:
+        files: where they are.
+        model: the plain model, on its device.
+        build: makes another plain model, with weights of any values, on the CPU.
+        device: the model's.
+        methods: those of the run.
+    """
+
+    files: WeightFiles
+    model: nn.Module
+    build: Callable[[], nn.Module]
+    device: torch.device
+    methods: Collection[Method]
+
+    @classmethod
+    def read(cls, folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]) -> Weights:
+        """The weights in a folder.
+
+        Raises:
+            RuntimeError: they don't fit the architecture.
+            OSError, safetensors.SafetensorError: a file is missing or damaged.
+        """
+        from safetensors.torch import load_file
+
+        files, model = WeightFiles(folder), build()
+        for method in methods:
+            model = method.wrap(model)
+        model.load_state_dict(load_file(files.model))
+        return cls(files, model.to(device), build, device, methods)
+
+    def predictors(self) -> dict[str, Predictor]:
+        """All that predicts with them, by the name that its metrics have."""
+        from late_phase.evaluation.predictors import is_ensemble, predictor_of
+
+        found = {"ensemble" if is_ensemble(self.model) else "single": predictor_of(self.model)}
+        for method in self.methods:
+            found |= method.predictors_with(self) | method.predictors_of(self.model, method.config.architecture)
+        return found
+
+
+def predictors(
+    folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]
+) -> dict[str, Predictor]:
+    """All that predicts with the weights in a run's directory, by the name that its metrics have.
+
+    Args:
+        build: makes the plain architecture, for the weights to be loaded into.
+
+    Raises:
+        RuntimeError: the weights don't fit the architecture.
+        OSError, safetensors.SafetensorError: a file is missing or damaged.
+    """
+
+    def read(folder: Path) -> Weights:
+        return Weights.read(folder, build, device, methods)
+
+    found = read(folder).predictors()
+    for method in methods:
+        found |= method.predictors(folder, read)
+    return found

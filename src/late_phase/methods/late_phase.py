@@ -1,0 +1,282 @@
+"""Late-phase weights: which of a model's weights they are, and what a run with them does, leaves and predicts with.
+
+The method itself is :class:`late_phase.LatePhase`. Plain training is a case of it, without late-phase weights and with one member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import MISSING
+
+from late_phase.config.choices import Chosen, at_least, one_of, options, register
+from late_phase.config.training import TrainConfig, copies
+from late_phase.methods.exported import WeightFiles, Weights
+from late_phase.methods.interface import Method, Trained, due
+from late_phase.support.errors import UserError
+from late_phase.support.lazy import Lazy
+from late_phase.support.memory import NUMBER, OBJECT, check_memory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from late_phase.evaluation.predictors import Predictor
+    from late_phase.method import LatePhase
+    from late_phase.selection import Selection
+
+
+@dataclass
+class LatePhaseConfig(Chosen):
+    """
+    Attributes:
+        has_weights: whether there are late-phase weights, to which ``head`` may add the last layer.
+    """
+
+    has_weights: ClassVar[bool] = True
+
+    K: int = 1
+    T0: int | None = None
+    sigma0: float = 0.0
+    gamma_theta: float = 1.0
+    head: bool = False
+    weight_decay: float | None = None
+    running_statistics: str = "mean"
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("late_phase.K", self.K, 1)
+        for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
+            at_least(f"late_phase.{key}", getattr(self, key), 0)
+        one_of("late_phase.running_statistics", self.running_statistics, ("mean", "folded", "recompute"))
+        if self.head and not self.has_weights:
+            raise UserError(
+                f"late_phase.head=True is a late-phase weight, and late_phase={self.name} has none: choose late_phase=head."
+            )
+        self.check_T0(config)
+
+    def check_T0(self, config: TrainConfig) -> None:
+        """Raises ``UserError`` if the late phase never begins, or after the end."""
+        if self.T0 is None:
+            raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
+        if config.epochs < self.T0:
+            raise UserError(
+                f"late_phase.T0={self.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
+            )
+
+
+@dataclass
+class NoneConfig(LatePhaseConfig):
+    has_weights: ClassVar[bool] = False
+
+    def check_T0(self, config: TrainConfig) -> None:
+        if self.K != 1:
+            raise UserError(f"late_phase.K={self.K} needs late-phase weights: choose K=1 with late_phase=none.")
+
+
+@dataclass
+class AccumulationConfig(LatePhaseConfig):
+    has_weights: ClassVar[bool] = False
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if self.gamma_theta == 0:
+            raise UserError(
+                "late_phase.gamma_theta=0 leaves nothing to train after T0: choose 1 or 1/K, or other late-phase weights."
+            )
+
+
+@dataclass
+class HeadConfig(LatePhaseConfig):
+    def check(self, config: TrainConfig) -> None:
+        if not self.head:
+            raise UserError(
+                "late_phase.head=False leaves no late-phase weight: choose late_phase.head=true, or late_phase=accumulation."
+            )
+        super().check(config)
+
+
+@dataclass
+class SelectConfig(LatePhaseConfig):
+    select: list[str] = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        if not self.select and not self.head:
+            raise UserError("late_phase.select=[] leaves no late-phase weight: name some, such as ['*.bn*', 'type:LayerNorm'].")
+        super().check(config)
+
+
+@dataclass
+class HypernetworkConfig(LatePhaseConfig):
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if config.architecture.weights is not None:
+            raise UserError("late_phase=hypernetwork generates all convolutions anew: leave out architecture.weights.")
+
+
+@dataclass
+class Rank1Config(LatePhaseConfig):
+    spread: float = 0.0
+    matrices: str = "*"
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if not 0 <= self.spread < 1:
+            raise UserError(f"late_phase.spread={self.spread} is out of range: choose from 0 to below 1.")
+
+
+class LatePhaseModel(Method):
+    """``single``, the average of the members (Eq. 1), and their ``ensemble``.
+
+    Args:
+        select: makes the selection of the late-phase weights; ``late_phase.head`` adds the last layer.
+        prepare: puts them into a plain model, as parametrizations of its weights; called with the choice's own keys, and with
+            ``generator``.
+        optimizer_options: the optimizer's options for them.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        select: Callable[[], Selection] | None = None,
+        prepare: Callable[..., None] | None = None,
+        optimizer_options: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._select, self._prepare, self._options = select, prepare, dict(optimizer_options or {})
+
+    def select(self) -> Selection:
+        """All late-phase weights but the last layer that ``late_phase.head`` adds."""
+        from late_phase.selection import nothing
+
+        return nothing() if self._select is None else self._select()
+
+    # Before training.
+
+    def parametrize(self, model: nn.Module) -> None:
+        from late_phase.support.seeding import generator
+
+        if self._prepare is not None:
+            own = options(self.config.late_phase, LatePhaseConfig)
+            self._prepare(model, **own, generator=generator(self.config.seed, "late-phase model"))
+
+    def parameter_options(self) -> list[tuple[Selection, dict[str, float]]]:
+        return [(self.select(), self._options)] if self._options else []
+
+    def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LatePhase:
+        from late_phase.method import LatePhase
+        from late_phase.selection import head, nothing
+
+        settings = self.config.late_phase
+        select = self.select() + (head() if settings.head else nothing())
+        phi_options = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
+        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options)
+
+    def check(self, late: LatePhase, minibatches: int) -> None:
+        """There is at least one iteration after T0, and the memory is large enough for the members."""
+        from late_phase.running_statistics import running_statistics
+
+        settings = self.config.late_phase
+        left = 0 if settings.T0 is None else (self.config.epochs - settings.T0) * minibatches
+        if settings.gamma_theta > 0 and 0 < left < settings.K:
+            raise UserError(
+                f"late_phase.K={settings.K} is more than the {left} minibatches after T0, so the base weights would never move: "
+                "choose a smaller K or an earlier late_phase.T0."
+            )
+        if left > 0:
+            parameters, statistics = dict(late.model.named_parameters()), running_statistics(late.model)
+            phi = sum(parameters[name].numel() for name in late.phi)
+            numbers = phi * (copies(self.config) - 2) + sum(value.numel() for value in statistics.values())
+            tensors = 1 + (1 + self.config.optimizer.copies) * len(late.phi) + len(statistics)
+            needed = settings.K * (NUMBER * numbers + OBJECT * tensors)
+            check_memory(f"late_phase.K={settings.K}", needed, "choose a smaller one, or fewer late-phase weights.")
+
+    # In training.
+
+    def before_epoch(self, trained: Trained, epoch: int) -> None:
+        from late_phase.support.seeding import generator
+
+        if epoch == self.config.late_phase.T0 and not trained.late.spawned:
+            trained.late.spawn(generator(self.config.seed, "members"))
+
+    def measured(self, trained: Trained, epoch: int) -> dict[str, nn.Module | None]:
+        wanted = epoch == self.config.epochs or due(epoch, self.config.runtime.evaluate_every)
+        return {"": self.single_model(trained) if wanted else None}
+
+    def single_model(self, trained: Trained) -> nn.Module:
+        """The averaged model (Eq. 1), as it is parametrized in training."""
+        choice = self.config.late_phase.running_statistics
+        with trained.autocast():
+            return trained.late.average(choice, trained.spare_batches() if choice == "recompute" else None)
+
+    # Afterwards.
+
+    def export(self, trained: Trained, folder: Path, encoding: str) -> None:
+        WeightFiles(folder).write(self.single_model(trained), member_weights(trained.late), encoding)
+
+    def files(self, folder: Path) -> list[Path]:
+        return WeightFiles(folder).all()
+
+    def predictors_with(self, weights: Weights) -> dict[str, Predictor]:
+        from safetensors.torch import load_file
+
+        from late_phase.evaluation.predictors import members
+        from late_phase.weights import load
+
+        settings = self.config.late_phase
+        reached = settings.T0 is not None and self.config.epochs > settings.T0
+        if not reached or not (settings.has_weights or settings.head):
+            return {}
+        base = weights.model
+        if weights.files.base.exists():
+            base = weights.build()
+            self.parametrize(base)
+            load(base, load_file(weights.files.base)).to(weights.device)
+        return {"ensemble": members(base, load_file(weights.files.members, str(weights.device)))}
+
+
+def member_weights(late: LatePhase) -> dict[str, Tensor]:
+    """Φ, and all running statistics, those that the members share included: name -> ``[K, ...]``; empty without members."""
+    import torch
+
+    from late_phase.running_statistics import running_statistics
+
+    members = late.members
+    if not members:
+        return {}
+    shared = {name: value for name, value in running_statistics(late.model).items() if name not in members}
+    return members | {name: torch.stack([value] * late.K) for name, value in shared.items()}
+
+
+class SelectedWeights(LatePhaseModel):
+    """Late-phase weights by their names and types: ``late_phase.select``."""
+
+    def select(self) -> Selection:
+        from late_phase.selection import Selection
+
+        return Selection.of(list(self.config.late_phase.select))
+
+
+def _register(name: str, config: type[LatePhaseConfig], select: str | None = None, **parts: Any) -> None:
+    lazy = {key: Lazy(value) if isinstance(value, str) else value for key, value in {"select": select, **parts}.items()}
+    register("late_phase", name, config, partial(LatePhaseModel, **lazy))
+
+
+_register("none", NoneConfig)
+_register("accumulation", AccumulationConfig)
+_register("batchnorm", LatePhaseConfig, "late_phase.selection.batchnorm")
+_register("layernorm", LatePhaseConfig, "late_phase.selection.layernorm")
+_register("full", LatePhaseConfig, "late_phase.selection.everything")
+_register("head", HeadConfig)
+register("late_phase", "select", SelectConfig, SelectedWeights)
+_register(
+    "hypernetwork",
+    HypernetworkConfig,
+    "late_phase.layers.hypernetwork.embeddings",
+    prepare="late_phase.layers.hypernetwork.generate_convolutions",
+    optimizer_options={"weight_decay": 0.0},
+)
+_register("rank1", Rank1Config, "late_phase.layers.rank1.rank1", prepare="late_phase.layers.rank1.parametrize_rank1")

@@ -1,0 +1,85 @@
+"""Optimizers by name, with torch's fused implementations: one call for all parameters, on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import MISSING
+
+from late_phase.config import choices
+from late_phase.config.choices import Chosen, above_0, at_least, register
+from late_phase.support.errors import UserError
+from late_phase.support.lazy import Lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from late_phase.config.training import TrainConfig
+    from late_phase.selection import Selection
+
+
+@dataclass
+class OptimizerConfig(Chosen):
+    copies: ClassVar[int] = 1
+
+    lr: float = MISSING
+    weight_decay: float = 0.0
+
+    def check(self, config: TrainConfig) -> None:
+        above_0("optimizer.lr", self.lr)
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+
+
+@dataclass
+class SGDConfig(OptimizerConfig):
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optimizer.momentum={self.momentum} is out of range: choose from 0 to below 1.")
+        if self.nesterov and self.momentum <= 0:
+            raise UserError(f"optimizer.nesterov needs momentum, and optimizer.momentum={self.momentum}: choose 0.9.")
+
+
+@dataclass
+class AdamConfig(OptimizerConfig):
+    copies: ClassVar[int] = 2
+
+    betas: list[float] = MISSING
+    eps: float = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("optimizer.eps", self.eps, 0)
+        if len(self.betas) != 2:
+            raise UserError(f"optimizer.betas={self.betas} are not two: choose [0.9, 0.999].")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas={self.betas} is out of range: choose from 0 to below 1.")
+
+
+register("optimizer", "sgd", SGDConfig, Lazy("torch.optim.SGD"))
+register("optimizer", "adam", AdamConfig, Lazy("torch.optim.Adam"))
+
+
+def build(
+    name: str, model: nn.Module, exceptions: Iterable[tuple[Selection, dict[str, float]]] = (), **options: Any
+) -> torch.optim.Optimizer:
+    """The optimizer ``name`` with ``options`` such as ``lr`` and ``weight_decay``, as torch names them.
+
+    Args:
+        exceptions: selections of parameters, none of them twice, and the options that these have instead, at any
+            time. Each parameter group keeps its learning rate as ``base_lr``, for schedules.
+    """
+    parameters = dict(model.named_parameters())
+    groups = []
+    for select, own in exceptions:
+        groups.append({"params": [parameters.pop(name) for name in select.names(model)], "fixed": tuple(own), **own})
+    groups.insert(0, {"params": list(parameters.values())})
+    for group in groups:
+        group["base_lr"] = group.get("lr", options["lr"])
+    return choices.build("optimizer", name, groups, fused=True, **options)

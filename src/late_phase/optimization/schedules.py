@@ -1,0 +1,73 @@
+"""Learning-rate schedules: pure functions of the epochs completed, with fractions, as factors of the optimizer's learning rate."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from late_phase.config.choices import Chosen, at_least, register
+from late_phase.config.training import TrainConfig
+from late_phase.support.errors import UserError
+
+Schedule = Callable[[float], float]
+
+
+@dataclass
+class BreakpointsConfig(Chosen):
+    epochs: list[int] = MISSING
+    factors: list[float] = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        epochs, factors = self.epochs, self.factors
+        rising = sorted(set(epochs)) == list(epochs)
+        if len(epochs) != len(factors) or not epochs or not rising or not all(0 <= f < float("inf") for f in factors):
+            raise UserError(
+                f"schedule.epochs={epochs} and schedule.factors={factors} don't make a schedule: "
+                "give as many factors as epochs, the epochs rising, no factor below 0."
+            )
+
+
+@dataclass
+class MultistepConfig(BreakpointsConfig):
+    warmup: int = 0
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("schedule.warmup", self.warmup, 0)
+
+
+def constant() -> Schedule:
+    """1 at all times."""
+    return lambda epoch: 1.0
+
+
+def piecewise_linear(epochs: Sequence[int], factors: Sequence[float]) -> Schedule:
+    """Linear between the points (epochs completed, factor), constant before the first and after the last, and within an epoch.
+
+    ``epochs=[100, 180], factors=[1, 0.01]``: the 101st epoch still runs at full rate, the 181st is the first at a hundredth.
+    """
+    import numpy as np  # a command line is checked without it
+
+    return lambda epoch: float(np.interp(math.floor(epoch), epochs, factors))
+
+
+def multistep(epochs: Sequence[int], factors: Sequence[float], warmup: int = 0) -> Schedule:
+    """1 at first, and from each of ``epochs`` (epochs completed) on the factor that goes with it.
+
+    In the first ``warmup`` epochs the rate rises from 0, linearly with each minibatch.
+    """
+
+    def factor(epoch: float) -> float:
+        step = float([1.0, *factors][bisect_right(epochs, epoch)])
+        return step * epoch / warmup if epoch < warmup else step
+
+    return factor
+
+
+register("schedule", "constant", Chosen, constant)
+register("schedule", "piecewise_linear", BreakpointsConfig, piecewise_linear)
+register("schedule", "multistep", MultistepConfig, multistep)

@@ -1,0 +1,36 @@
+"""The file with a run's config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from late_phase.config.choices import CHOICES
+from late_phase.config.paths import expand_paths
+from late_phase.config.training import TrainConfig
+from late_phase.support.errors import UserError, first_line
+
+
+def to_yaml(config: TrainConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def from_yaml(path: Path) -> TrainConfig:
+    """The config that :func:`to_yaml` wrote.
+
+    Raises:
+        UserError: the file isn't one, or has a choice that nobody has registered.
+    """
+    try:
+        # The first runs had not these groups.
+        plain = {"ensemble": {"name": "none"}, "averaging": {"name": "none"}} | OmegaConf.to_container(OmegaConf.load(path))
+        config = OmegaConf.structured(TrainConfig)
+        for group, choices in CHOICES.items():
+            config[group] = OmegaConf.structured(choices[plain[group]["name"]].config)
+        return expand_paths(OmegaConf.to_object(OmegaConf.merge(config, plain)))
+    except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of one.") from error

@@ -1,0 +1,185 @@
+"""Classification of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from late_phase import architectures, data
+from late_phase.architectures import ArchitectureConfig, ImageArchitectureConfig
+from late_phase.config.choices import options
+from late_phase.data import ImagesConfig
+from late_phase.data.batches import Augmentation, Batches, StreamedBatches, TrainingBatches
+from late_phase.data.images import Dataset, Images, Normalization
+from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
+from late_phase.evaluation.predict import content_of, predict, read_content, read_metrics, read_predictions, write_predictions
+from late_phase.evaluation.predictors import predictor_of
+from late_phase.method import ensemble_log_probs
+from late_phase.running_statistics import evaluation_mode
+from late_phase.support.errors import UserError
+from late_phase.tasks.task import Numbers, Task, TrainedModels
+
+if TYPE_CHECKING:
+    from late_phase.config.training import TrainConfig
+
+
+class ImageTask(Task):
+    """The dataset is a :class:`Dataset`, on the device; the encoding a :class:`Normalization` of its pixels."""
+
+    kind = "images"
+
+    def __init__(self, dataset: Dataset, encoding: Normalization, device: torch.device) -> None:
+        super().__init__(dataset.to(device), encoding, device)
+
+    # The data.
+
+    @classmethod
+    def load(cls, config: ImagesConfig) -> Dataset:
+        dataset = data.load(config.name, **options(config, ImagesConfig))
+        return dataset.split(config.validation, config.subset, config.test_subset, config.split_seed)
+
+    @classmethod
+    def load_for_evaluation(cls, config: ImagesConfig) -> Dataset:
+        dataset = cls.load(config)
+        if not dataset.classes:
+            raise UserError(
+                f"dataset={dataset.name} has no labels to be right about: choose suite=ood with ood=[{dataset.name}] instead of it."
+            )
+        return replace(dataset, train=None)
+
+    @classmethod
+    def encoding_of(cls, config: ImagesConfig, dataset: Dataset) -> Normalization:
+        """The training images' own mean and standard deviation, or those of the config."""
+        if config.mean is None or config.std is None:
+            return Normalization.of(dataset.training_images())
+        channels = dataset.test.shape[0]
+        if not len(config.mean) == len(config.std) == channels or min(config.std) <= 0:
+            raise UserError(
+                f"dataset.mean={config.mean} and dataset.std={config.std} don't fit {dataset.name}: "
+                f"give {channels} numbers each, std above 0."
+            )
+        return Normalization(tuple(config.mean), tuple(config.std))
+
+    @classmethod
+    def read_encoding(cls, text: str) -> Normalization:
+        return Normalization.from_json(text)
+
+    @classmethod
+    def for_weights(cls, config: ImagesConfig, weights: Path, device: torch.device) -> ImageTask:
+        dataset = cls.load(config)
+        if dataset.train is None or not dataset.classes:
+            raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")
+        encoding = cls.given_encoding(weights) if config.mean is None else None
+        return cls(dataset, encoding or cls.encoding_of(config, dataset), device)
+
+    def amount(self) -> dict[str, int]:
+        return {"images": len(self.dataset.test)}
+
+    def misfit(self, run: Path, trained_on: str) -> UserError:
+        classes, channels = len(self.dataset.classes), self.dataset.test.shape[0]
+        return UserError(
+            f"dataset={self.dataset.name} with {classes} classes and {channels} channels doesn't fit the model in {run}: "
+            f"choose one like {trained_on}."
+        )
+
+    # Training.
+
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
+        """See :meth:`Task.model`. It is tried on one image, to find sizes that don't fit now."""
+        channels, *size = self.dataset.test.shape
+        what = f"architecture={config.name} with dataset={self.dataset.name}"
+        if config.task != self.kind:
+            raise UserError(f"{what} makes no model: choose another architecture, or dataset={', '.join(data.names(config.task))}.")
+        try:
+            sizes, own = (channels, len(self.dataset.classes)), options(config, ImageArchitectureConfig)
+            architectures.check_size(config.name, sizes, own, copies)
+            model = architectures.build(config.name, *sizes, weights=weights, whole=whole, **own)
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, channels, *size))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{what}: {error}") from error
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model.train()
+
+    def check(self, config: TrainConfig, model: nn.Module) -> None:
+        """There are training images, enough for a minibatch, and none is left alone where that can't be."""
+        examples, size = len(self.dataset.training_images()), config.batch_size
+        if size > examples:
+            raise UserError(f"batch_size={size} is larger than the training set ({examples} images): choose a smaller one.")
+        if (size == 1 or examples % size == 1) and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+            raise UserError(
+                f"batch_size={size} makes a minibatch of one of the {examples} images, which BatchNorm can't train on: "
+                "choose another batch_size, or a dataset.subset."
+            )
+
+    def activations(self, config: TrainConfig, model: nn.Module) -> int:
+        """Numbers that layers with weights put out for one image."""
+        count = 0
+
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal count
+            count += output.numel()
+
+        layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+        hooks = [layer.register_forward_hook(add) for layer in layers]
+        with torch.no_grad(), evaluation_mode(model):
+            model(torch.zeros(1, *self.dataset.test.shape))
+        for hook in hooks:
+            hook.remove()
+        return count
+
+    def batches(self, config: TrainConfig) -> Batches:
+        settings, train = config.dataset, self.dataset.training_images()
+        augmentation = Augmentation(settings.crop_padding, settings.flip, settings.cutout)
+        how = (config.batch_size, config.seed, config.architecture.channels_last)
+        if isinstance(train, Images):
+            return TrainingBatches(train, self.encoding, augmentation, *how)
+        if augmentation == Augmentation():
+            return StreamedBatches(train, self.encoding, *how)
+        raise UserError(
+            f"dataset.crop_padding, .flip and .cutout are for images in memory: leave them out, {self.dataset.name} has its own."
+        )
+
+    def measured(self) -> list[str]:
+        return [f"{split}_{name}" for split in self.dataset.held_out() for name in ("nll_nats", "accuracy")]
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """``<split>_nll_nats`` and ``<split>_accuracy`` of the images held out."""
+        row, splits = {}, self.dataset.held_out()
+        for split, members in predict(predictor_of(model), splits, self.encoding).items():
+            log_probs, labels = ensemble_log_probs(members), splits[split].labels.cpu()
+            row[f"{split}_nll_nats"] = nll(label_log_probs(log_probs, labels))
+            row[f"{split}_accuracy"] = accuracy(log_probs, labels)
+        return row
+
+    # Evaluation.
+
+    def evaluate(self, models: TrainedModels) -> Numbers:
+        """Accuracy, NLL in nats and ECE on the images held out, and the loss on training images, where there are some in memory."""
+        train = {"train": self.dataset.train} if isinstance(self.dataset.train, Images) else {}
+        splits = train | self.dataset.held_out()
+        self.predict(models, models.predictions, splits)
+        return read_metrics(models.predictions, splits, models.predictors)
+
+    def own_predictions(self, models: TrainedModels) -> TrainedModels:
+        """See :meth:`Task.own_predictions`: other images or weights than those of before are predicted in a folder beside."""
+        made_of = content_of(models.digest, models.predictors, self.dataset.test)
+        if read_content(models.predictions, "test") in (None, made_of):
+            return models
+        return replace(models, predictions=models.results / self.dataset.name)
+
+    def predict(self, models: TrainedModels, folder: Path, splits: Mapping[str, Images]) -> None:
+        """Has predictions of these images in ``folder``, those of before if they were made of the same."""
+        with models.autocast():
+            write_predictions(folder, splits, models.predictors, self.encoding, models.seed, models.digest)
+
+    def test_predictions(self, models: TrainedModels) -> tuple[dict[str, Tensor], Tensor]:
+        """Log-probabilities ``[members, examples, classes]`` of the test images, by what predicts, and their labels."""
+        self.predict(models, models.predictions, {"test": self.dataset.test})
+        return read_predictions(models.predictions, "test", models.predictors)

@@ -1,0 +1,120 @@
+"""Prediction of the next byte of a text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from late_phase import architectures, data
+from late_phase.architectures import ArchitectureConfig
+from late_phase.config.choices import options
+from late_phase.data import TextConfig
+from late_phase.data.batches import Batches
+from late_phase.data.segments import Segments
+from late_phase.data.text import Text, Vocabulary
+from late_phase.evaluation import text
+from late_phase.evaluation.predictors import predictor_of
+from late_phase.support.errors import UserError
+from late_phase.support.seeding import generator
+from late_phase.tasks.task import Numbers, Task, TrainedModels
+
+if TYPE_CHECKING:
+    from late_phase.config.training import TrainConfig
+
+
+class TextTask(Task):
+    """The dataset is a :class:`Text`, which stays on the CPU, where it may be mapped into memory; the encoding is a
+    :class:`Vocabulary`, the bytes that the model knows.
+
+    A model takes a segment and a state, and returns logits and the state after them, see
+    :data:`late_phase.data.segments.RecurrentModel`.
+    """
+
+    kind = "text"
+
+    # The data.
+
+    @classmethod
+    def load(cls, config: TextConfig) -> Text:
+        return data.load(config.name, **options(config, TextConfig)).take(config.subset, config.test_subset)
+
+    @classmethod
+    def load_for_evaluation(cls, config: TextConfig) -> Text:
+        return replace(cls.load(config), train=None)
+
+    @classmethod
+    def encoding_of(cls, config: TextConfig, dataset: Text) -> Vocabulary:
+        """The text's own vocabulary."""
+        return Vocabulary.of(dataset)
+
+    @classmethod
+    def read_encoding(cls, text: str) -> Vocabulary:
+        return Vocabulary.from_json(text)
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"text_sha256": self.dataset.sha256}
+
+    def amount(self) -> dict[str, int]:
+        return {"bytes": len(self.dataset.test)}
+
+    # Training.
+
+    def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
+        what = f"architecture={config.name} with dataset={self.dataset.name}"
+        if config.task != self.kind:
+            raise UserError(f"{what} makes no model: choose architecture=lstm for a text.")
+        if weights is not None and self.given_encoding(Path(weights)) not in (None, self.encoding):
+            raise UserError(
+                f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
+            )
+        try:
+            own = options(config, ArchitectureConfig)
+            architectures.check_size(config.name, (len(self.encoding),), own, copies)
+            return architectures.build(config.name, len(self.encoding), weights=weights, whole=whole, **own)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{what}: {error}") from error
+
+    def check(self, config: TrainConfig, model: nn.Module) -> None:
+        """The text is long enough for one minibatch of whole segments."""
+        streams, length, there = config.batch_size, config.dataset.sequence_length, len(self.dataset.train)
+        if streams * length + 1 > there:
+            raise UserError(
+                f"batch_size={streams} streams of dataset.sequence_length={length} need {streams * length + 1} bytes to train on, "
+                f"and {self.dataset.name} has {there}: choose smaller ones, or a longer text."
+            )
+
+    def activations(self, config: TrainConfig, model: nn.Module) -> int:
+        """Numbers that training holds at once of one stream of a segment."""
+        symbols, embedding = model.embedding.weight.shape
+        # Gates, states and their gradients, as measured; logits, their logarithms and gradients.
+        return config.dataset.sequence_length * (embedding + 16 * config.architecture.units + 3 * symbols)
+
+    def batches(self, config: TrainConfig) -> Batches:
+        settings = config.dataset
+        how = (config.batch_size, settings.sequence_length, settings.carry_state, self.device)
+        return Segments(self.dataset.train, self.encoding, *how, self.dataset.sha256)
+
+    def measured(self) -> list[str]:
+        return [f"{part}_bpc" for part in self.dataset.held_out()]
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """``<part>_bpc`` of the parts held out."""
+        return text.measure({"single": predictor_of(model)}, self.dataset.held_out(), self.encoding, self.device)["single"]
+
+    # Evaluation.
+
+    def evaluate(self, models: TrainedModels) -> Numbers:
+        """Bits per character of each part that there is, see :func:`late_phase.evaluation.text.measure`."""
+        with models.autocast():
+            return text.measure(models.predictors, self.dataset.parts(), self.encoding, self.device)
+
+    def show(self, models: TrainedModels) -> str:
+        """What the single model makes up after the last bytes of the validation part; always the same."""
+        prompt = self.encoding.encode(self.dataset.validation[-text.PROMPT :]).to(self.device)
+        with models.autocast():
+            for model in models.predictors["single"]():
+                drawn = text.generate(model, prompt, text.SAMPLE, generator(models.seed, "sample"))
+        return text.printable(self.encoding.decode(drawn)) + "\n"

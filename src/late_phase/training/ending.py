@@ -1,0 +1,42 @@
+"""The end of a run: the weights that it leaves, and its results."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from late_phase.runs.directory import RunDirectory
+from late_phase.runs.models import models_of_run
+from late_phase.runs.provenance import record_of
+from late_phase.support.errors import UserError
+from late_phase.support.files import write_json, write_text
+from late_phase.training.setup import Setup
+
+
+def export(setup: Setup, files: RunDirectory) -> None:
+    """Writes the trained weights, so that :func:`late_phase.runs.models.models_of_run` reads them."""
+    for pattern in ("*.safetensors", "*/model.safetensors", "*/members.safetensors", "*/base.safetensors"):
+        for path in files.path.glob(pattern):
+            path.unlink()  # of whatever was in this directory before
+    for method in setup.methods.values():
+        method.export(setup.trained, files.path, setup.task.encoding.to_json())
+
+
+def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
+    """Writes ``metrics.json`` of the exported weights, which it returns; before it predictions of images, or a sample of text.
+
+    Raises:
+        UserError: a number isn't finite.
+    """
+    models = models_of_run(setup.config, files, setup.device, setup.task.dataset)
+    metrics = models.task.evaluate(models)
+    for predictor, values in metrics.items():
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
+    record = record_of(setup.config, files.path, setup.device, seconds, commit) | models.task.fingerprint()
+    if (shown := models.task.show(models)) is not None:
+        write_text(files.sample, shown)
+    record["metrics"] = metrics
+    write_json(files.metrics, record)
+    return record
