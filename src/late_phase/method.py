@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from late_phase.base_gradients import BaseGradients
-from late_phase.members import Members, Phi, number_of_members
+from late_phase.checks import check_running_statistics, gradient_scale, noise_amplitude, number_of_members
+from late_phase.ensemble import checked_logits, ensemble_log_probs
+from late_phase.members import Members, Phi
 from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
@@ -28,9 +29,6 @@ from late_phase.weights import state_with, unwrapped
 
 WATCHED_STEP = 2
 """The step at which an optimizer shows what it keeps: at the first one it may set things up that stay as they are."""
-
-RUNNING_STATISTICS = ("mean", "folded", "recompute")
-"""Where the running statistics of the single model come from, see :meth:`LatePhase.average`."""
 
 
 class LatePhase(torch.optim.Optimizer):
@@ -83,15 +81,12 @@ class LatePhase(torch.optim.Optimizer):
         # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
         refuse_unsupported(optimizer)
         K = number_of_members(K)
-        if not 0 <= sigma0 < float("inf"):
-            raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
-        if not 0 <= gamma_theta < float("inf"):
-            raise ValueError(f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights.")
+        self.sigma0 = noise_amplitude(sigma0)
+        gamma_theta = gradient_scale(gamma_theta)
 
         self.model = unwrapped(model)
         self.optimizer = optimizer
         self.K = K
-        self.sigma0 = float(sigma0)
 
         self._phi = Phi(self.model, Selection.of(select).names(self.model))
         phi = set(self._phi.parameters.values())
@@ -102,7 +97,7 @@ class LatePhase(torch.optim.Optimizer):
             if hasattr(parameter, "device_mesh"):
                 raise TypeError(f"late-phase weight {name} is sharded (a DTensor): keep it whole on each process, or leave it out.")
         self._groups = ParameterGroups(optimizer, phi, phi_options or {})
-        self._base_gradients = BaseGradients(self._groups.parameters(THETA), float(gamma_theta))
+        self._base_gradients = BaseGradients(self._groups.parameters(THETA), gamma_theta)
 
         self._members: Members | None = None
         self._entered = 0  # depth of member() blocks
@@ -357,16 +352,7 @@ class LatePhase(torch.optim.Optimizer):
             ValueError: another choice, or ``recompute`` without batches.
             RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
         """
-        if running_statistics not in RUNNING_STATISTICS:
-            raise ValueError(
-                f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
-            )
-        if (running_statistics == "recompute") != (batches is not None) or (forward is not None and batches is None):
-            given = "given" if batches is not None else None
-            raise ValueError(
-                f"running_statistics={running_statistics!r} with batches={given}, forward={'given' if forward else None}: "
-                "training batches, and forward, go with running_statistics='recompute', and only with it."
-            )
+        check_running_statistics(running_statistics, batches, forward)
         try:
             single = copy.deepcopy(self.model)
         except Exception as error:  # whatever the modules' own copying raises
@@ -395,7 +381,7 @@ class LatePhase(torch.optim.Optimizer):
             for k in range(self.K):
                 with self.member(k) as model:
                     logits = model(*inputs) if forward is None else forward(model, *inputs)
-                log_probs.append(_checked(logits).log_softmax(-1))
+                log_probs.append(checked_logits(logits).log_softmax(-1))
         return ensemble_log_probs(torch.stack(log_probs))
 
     def _refuse_train_mode(self, what: str) -> None:
@@ -453,18 +439,3 @@ class LatePhase(torch.optim.Optimizer):
             self._members.load(state_dict["member"])
         self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
         self._groups.load_state_dict(state_dict.get("groups", {}))  # the first checkpoints had none
-
-
-def ensemble_log_probs(log_probs: Tensor) -> Tensor:
-    """Log of the mean over members of their probabilities: ``[members, ...]`` -> ``[...]``."""
-    return log_probs.logsumexp(0) - math.log(len(log_probs))
-
-
-def _checked(logits: Any) -> Tensor:
-    if isinstance(logits, Tensor) and 2 <= logits.dim() <= 3 and logits.shape[-1] > 1:
-        return logits
-    what = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"of type {type(logits).__name__}"
-    raise TypeError(
-        f"ensemble() takes logits [examples, classes], and the output is {what}: pass forward=, which gives them by "
-        "forward(model, *inputs)."
-    )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from late_phase.data.corrupted import Corrupted
 from late_phase.data.images import Dataset, Images, Normalization
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation import flatness as flat
 from late_phase.evaluation.calibration import calibration_metrics
 from late_phase.evaluation.corruption import corruption_errors
@@ -26,7 +27,6 @@ from late_phase.evaluation.predict import (
     write_predictions,
 )
 from late_phase.evaluation.predictors import Predictor
-from late_phase.method import ensemble_log_probs
 from late_phase.support.digests import digest
 from late_phase.support.files import read_json, write_json
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from late_phase.checks import RUNNING_STATISTICS
 from late_phase.support.errors import UserError
 from late_phase.support.paths import check_utf8
 from late_phase.training.config import (
@@ -71,7 +72,7 @@ def check(config: TrainConfig) -> TrainConfig:
         one_of(f"{group}.name", getattr(config, group).name, tuple(types))
         if not isinstance(getattr(config, group), types[getattr(config, group).name]):
             raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
-    one_of("late_phase.running_statistics", config.late_phase.running_statistics, ("mean", "folded", "recompute"))
+    one_of("late_phase.running_statistics", config.late_phase.running_statistics, RUNNING_STATISTICS)
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
     if not 0 < config.optimizer.lr < float("inf"):
         raise UserError(f"optimizer.lr={config.optimizer.lr} would not learn: choose a number above 0.")

@@ -16,13 +16,13 @@ from late_phase.data.batches import Augmentation, Batches, StreamedBatches, Trai
 from late_phase.data.images import Dataset, Images, Normalization
 from late_phase.data.segments import Segments
 from late_phase.data.text import Text, Vocabulary
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation import text
 from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import predict
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.evaluation.suites import Subject
 from late_phase.evaluation.text import TextSubject
-from late_phase.method import ensemble_log_probs
 from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 from late_phase.training.config import (
