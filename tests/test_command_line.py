@@ -399,12 +399,6 @@ def test_a_run_imports_what_was_chosen_only(tmp_path):
     assert not imported & {"torchvision", "matplotlib", "wandb", "late_phase.data.cifar", "late_phase.architectures.wide_resnet"}
 
 
-def test_the_choices_that_are_checked_before_are_those_that_there_are():
-    from late_phase.method import RUNNING_STATISTICS
-
-    assert RUNNING_STATISTICS == ("mean", "folded", "recompute")
-
-
 def test_argparse_can_read_every_help_of_hydras():
     """Python 3.14's argparse reads each help as it is added, and refuses Hydra's lazy one; older ones only read it to print it."""
     parser = get_args_parser()

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from late_phase import LatePhase, batchnorm, head
-from late_phase.method import ensemble_log_probs
+from late_phase.ensemble import ensemble_log_probs
 
 ZOO = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), head("fc")),

@@ -14,8 +14,8 @@ from sklearn.metrics import brier_score_loss
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import accuracy, brier, disagreement, ece, entropy, nll, pairwise_kl
-from late_phase.method import ensemble_log_probs
 
 
 def predictions(n: int = 2000, classes: int = 10, sharpness: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:

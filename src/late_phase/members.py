@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,17 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from late_phase.running_statistics import fold, normalization_layers
-
-
-def number_of_members(K: Any) -> int:
-    """K as an integer, which may be another library's.
-
-    Raises:
-        ValueError: it is no integer, or below 1.
-    """
-    if isinstance(K, bool) or not hasattr(K, "__index__") or operator.index(K) < 1:
-        raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
-    return operator.index(K)
 
 
 class Phi:

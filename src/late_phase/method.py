@@ -4,13 +4,14 @@ The model never knows that it is an ensemble. Late-phase weights φ are a named 
 running statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each
 inner step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
 ``state_dict`` of the model stay what they were.
+
+The algorithms are here; what makes :class:`LatePhase` a torch optimizer, saved and loaded, is in
+:mod:`late_phase.shared_optimizer`.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,22 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.base_gradients import BaseGradients
-from late_phase.members import Members, Phi, number_of_members
-from late_phase.parameter_groups import THETA, ParameterGroups
+from late_phase.checks import check_running_statistics, gradient_scale, noise_amplitude, number_of_members
+from late_phase.ensemble import checked_logits, ensemble_log_probs
+from late_phase.members import Members, Phi
+from late_phase.parameter_groups import THETA
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
-from late_phase.supported_optimizers import HARMLESS, Closure, HiddenState, refuse_unsupported
+from late_phase.shared_optimizer import SharedOptimizer
+from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsupported
 from late_phase.weights import state_with, unwrapped
 
 WATCHED_STEP = 2
 """The step at which an optimizer shows what it keeps: at the first one it may set things up that stay as they are."""
 
-RUNNING_STATISTICS = ("mean", "folded", "recompute")
-"""Where the running statistics of the single model come from, see :meth:`LatePhase.average`."""
 
-
-class LatePhase(torch.optim.Optimizer):
+class LatePhase(SharedOptimizer):
     """Wraps a model and its optimizer; use it in the optimizer's place.
 
     One optimizer serves both as U_θ and as U_φ. It sees the parameters of one owner at a time: in each inner step φ, with member
@@ -80,67 +80,19 @@ class LatePhase(torch.optim.Optimizer):
         gamma_theta: float = 1.0,
         phi_options: dict[str, Any] | None = None,
     ) -> None:
-        # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
         refuse_unsupported(optimizer)
         K = number_of_members(K)
-        if not 0 <= sigma0 < float("inf"):
-            raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
-        if not 0 <= gamma_theta < float("inf"):
-            raise ValueError(f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights.")
-
+        self.sigma0 = noise_amplitude(sigma0)
+        gamma_theta = gradient_scale(gamma_theta)
         self.model = unwrapped(model)
-        self.optimizer = optimizer
-        self.K = K
-        self.sigma0 = float(sigma0)
-
-        self._phi = Phi(self.model, Selection.of(select).names(self.model))
-        phi = set(self._phi.parameters.values())
-        optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-        for name, parameter in self._phi.parameters.items():
-            if parameter not in optimized:
-                raise ValueError(f"late-phase weight {name} is not in the optimizer: pass it all of model.parameters().")
-            if hasattr(parameter, "device_mesh"):
-                raise TypeError(f"late-phase weight {name} is sharded (a DTensor): keep it whole on each process, or leave it out.")
-        self._groups = ParameterGroups(optimizer, phi, phi_options or {})
-        self._base_gradients = BaseGradients(self._groups.parameters(THETA), float(gamma_theta))
-
-        self._members: Members | None = None
+        phi = Phi(self.model, Selection.of(select).names(self.model))
+        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})
         self._entered = 0  # depth of member() blocks
-        self._stepping = False
         self._steps = 0  # until the optimizer has been watched for long enough
 
-    # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
-    _step_supports_amp_scaling = False
-
-    # What a torch optimizer has, delegated. `state` and `param_groups` are replaced by Optimizer.load_state_dict, hence properties.
-
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
-
-    @property
-    def state(self) -> dict[Tensor, Any]:
-        return self.optimizer.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return self.optimizer.defaults
-
-    def __getattr__(self, name: str) -> Any:
-        optimizer = self.__dict__.get("optimizer")
-        if name in HARMLESS:
-            return getattr(optimizer, name)
-        if not hasattr(optimizer, name) or name.startswith("_"):
-            raise AttributeError(f"LatePhase has no {name!r}, nor has its optimizer.")
-        if name in ("train", "eval"):
-            return functools.partial(self._convert, name)
-        raise AttributeError(
-            f"LatePhase doesn't pass on {name!r} of {type(optimizer).__name__}, which could move weights of the live member only: "
-            "train with step(), or read it from late.optimizer."
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("LatePhase can't be copied or pickled, as it belongs to its model: use state_dict() and load_state_dict().")
+    def gamma_theta(self) -> float:
+        return self._base_gradients.gamma_theta
 
     def __repr__(self) -> str:
         return (
@@ -148,50 +100,18 @@ class LatePhase(torch.optim.Optimizer):
             f"{len(self._phi.parameters)} late-phase tensors, {'spawned' if self.spawned else 'not spawned'}, {self.optimizer})"
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        raise RuntimeError("parameters can't be added to LatePhase: give them to the optimizer before building LatePhase.")
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Discards the gradients since the last ``step()``; those already accumulated for θ are kept."""
-        self.optimizer.zero_grad(set_to_none)
-
-    # Late-phase learning.
-
-    @property
-    def gamma_theta(self) -> float:
-        return self._base_gradients.gamma_theta
-
-    @property
-    def spawned(self) -> bool:
-        """Whether T0 has passed: ``spawn()`` was called or a spawned state loaded."""
-        return self._members is not None
-
-    @property
-    def phi(self) -> list[str]:
-        """Full names of the late-phase weights."""
-        return list(self._phi.parameters)
-
-    @property
-    def members(self) -> dict[str, Tensor] | None:
-        """Φ and the members' running statistics: full name -> ``[K, ...]``; None before ``spawn()``."""
-        if self._members is None:
-            return None
-        self._members.store()
-        return self._members.values
-
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
         """All weights by full name: θ as they are, late-phase weights as ``[K, ...]``, before ``spawn()`` K times φ_0.
 
         They may be changed by the next ``step()``; running statistics are not among them.
         """
-        if self._members is not None:
-            self._members.store()
+        members = self.members
         weights: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             value = parameter.detach()
             if name in self._phi.parameters:
-                value = self._members.values[name] if self._members else value.expand(self.K, *value.shape)
+                value = value.expand(self.K, *value.shape) if members is None else members[name]
             weights[name] = value
         return weights
 
@@ -255,10 +175,6 @@ class LatePhase(torch.optim.Optimizer):
         self.optimizer.zero_grad()
         return None if evaluate is None else evaluate.loss
 
-    def _refuse_within_step(self, what: str) -> None:
-        if self._stepping:
-            raise RuntimeError(f"{what} was called within step(), by its closure: call it between steps.")
-
     def _inner_step(self, members: Members, evaluate: Closure | None) -> None:
         k = members.entered
         if self._phi.parameters:
@@ -279,25 +195,6 @@ class LatePhase(torch.optim.Optimizer):
             self._base_gradients.accumulate()
             if self._members.entered == self.K - 1:
                 self._base_gradients.release()
-
-    @torch.no_grad()
-    def _convert(self, method: str) -> None:
-        """A schedule-free optimizer's ``train()`` or ``eval()``, for θ and all members."""
-        convert, hidden = getattr(self.optimizer, method), HiddenState(self.optimizer)
-        if self._members is None:
-            convert()
-        else:
-            entered = self._members.entered
-            for k in range(self.K):
-                self._members.enter(k)
-                with self._groups.of(k):
-                    convert()
-            self._members.enter(entered)
-            with self._groups.of(THETA):
-                convert()
-            for group in self.param_groups:
-                group["train_mode"] = method == "train"
-        hidden.refuse()
 
     @contextmanager
     def member(self, k: int) -> Iterator[nn.Module]:
@@ -357,16 +254,7 @@ class LatePhase(torch.optim.Optimizer):
             ValueError: another choice, or ``recompute`` without batches.
             RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
         """
-        if running_statistics not in RUNNING_STATISTICS:
-            raise ValueError(
-                f"running_statistics={running_statistics!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}."
-            )
-        if (running_statistics == "recompute") != (batches is not None) or (forward is not None and batches is None):
-            given = "given" if batches is not None else None
-            raise ValueError(
-                f"running_statistics={running_statistics!r} with batches={given}, forward={'given' if forward else None}: "
-                "training batches, and forward, go with running_statistics='recompute', and only with it."
-            )
+        check_running_statistics(running_statistics, batches, forward)
         try:
             single = copy.deepcopy(self.model)
         except Exception as error:  # whatever the modules' own copying raises
@@ -395,76 +283,5 @@ class LatePhase(torch.optim.Optimizer):
             for k in range(self.K):
                 with self.member(k) as model:
                     logits = model(*inputs) if forward is None else forward(model, *inputs)
-                log_probs.append(_checked(logits).log_softmax(-1))
+                log_probs.append(checked_logits(logits).log_softmax(-1))
         return ensemble_log_probs(torch.stack(log_probs))
-
-    def _refuse_train_mode(self, what: str) -> None:
-        if any(group.get("train_mode") for group in self.param_groups):
-            raise RuntimeError(f"{what} was called in the schedule-free optimizer's train mode: call late.eval() first.")
-
-    # State.
-
-    @torch.no_grad()
-    def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs beside the model's own ``state_dict``: the optimizer's state, the members, their optimizer states
-        and the base gradients of an unfinished iteration. Plain dicts and tensors, references as in torch's optimizers."""
-        return {
-            "K": self.K,
-            "phi": self.phi,
-            "members": self.members,
-            "member": self._members.entered if self.spawned else None,
-            "member_states": self._members.states_in_order() if self.spawned else None,
-            "optimizer": self.optimizer.state_dict(),
-            "theta_gradients": list(self._base_gradients.sums),
-            "groups": self._groups.state_dict(),
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`, and with it the late-phase weights in the live model; load the model's own state before.
-
-        Raises:
-            ValueError: the state is none of a LatePhase, or of members of another K or selection, or of other parameter groups.
-        """
-        self._refuse_within_step("load_state_dict()")
-        if not isinstance(state_dict, dict) or not {"K", "phi", "members", "optimizer"} <= state_dict.keys():
-            raise ValueError("this is no state of a LatePhase: load an optimizer's own state into it before building LatePhase.")
-        if state_dict["members"] is not None and state_dict["K"] != self.K:
-            raise ValueError(f"the state has K={state_dict['K']} members, this LatePhase K={self.K}: build it with the former.")
-        groups = [len(group["params"]) for group in state_dict["optimizer"]["param_groups"]]
-        if groups != [len(group["params"]) for group in self.param_groups]:
-            raise ValueError(
-                f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
-                "with or without phi_options, as they were."
-            )
-        if state_dict["members"] is not None and state_dict["phi"] != self.phi:
-            other = sorted(set(state_dict["phi"]) ^ set(self.phi))
-            raise ValueError(
-                f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
-            )
-        state_dict = copy.deepcopy(state_dict)
-        optimizer_state = state_dict["optimizer"]
-        self._members = None
-        if state_dict["members"] is not None:
-            members, states = state_dict["members"], state_dict["member_states"]
-            self._members = Members.restore(self._phi, self.optimizer, members, states, optimizer_state)
-        self.optimizer.load_state_dict(optimizer_state)
-        if self.spawned:
-            self._members.load(state_dict["member"])
-        self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
-        self._groups.load_state_dict(state_dict.get("groups", {}))  # the first checkpoints had none
-
-
-def ensemble_log_probs(log_probs: Tensor) -> Tensor:
-    """Log of the mean over members of their probabilities: ``[members, ...]`` -> ``[...]``."""
-    return log_probs.logsumexp(0) - math.log(len(log_probs))
-
-
-def _checked(logits: Any) -> Tensor:
-    if isinstance(logits, Tensor) and 2 <= logits.dim() <= 3 and logits.shape[-1] > 1:
-        return logits
-    what = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else f"of type {type(logits).__name__}"
-    raise TypeError(
-        f"ensemble() takes logits [examples, classes], and the output is {what}: pass forward=, which gives them by "
-        "forward(model, *inputs)."
-    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import entropy
-from late_phase.method import ensemble_log_probs
 
 
 def ood_scores(log_probs: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
 from late_phase.evaluation.predictors import Predictor
-from late_phase.method import ensemble_log_probs
 from late_phase.support.digests import digest
 from late_phase.support.files import write_tensors
 from late_phase.support.seeding import global_generators

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from late_phase.data.segments import HiddenState, RecurrentModel, checked, side_by_side
 from late_phase.data.text import Vocabulary
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import label_log_probs
 from late_phase.evaluation.predictors import Predictor
-from late_phase.method import ensemble_log_probs
 
 STREAMS = 128
 SEGMENT = 256

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from late_phase.checks import number_of_members
 from late_phase.layers.fold import refuse_shared
-from late_phase.members import number_of_members
 from late_phase.selection import Rule, Selection
 
 INITS = ("normal", "sign")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
+from late_phase.checks import RUNNING_STATISTICS
 from late_phase.config.choices import Chosen, at_least, one_of, options, register
 from late_phase.config.training import TrainConfig, copies
 from late_phase.methods.exported import WeightFiles, Weights
@@ -51,7 +52,7 @@ class LatePhaseConfig(Chosen):
         at_least("late_phase.K", self.K, 1)
         for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
             at_least(f"late_phase.{key}", getattr(self, key), 0)
-        one_of("late_phase.running_statistics", self.running_statistics, ("mean", "folded", "recompute"))
+        one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)
         if self.head and not self.has_weights:
             raise UserError(
                 f"late_phase.head=True is a late-phase weight, and late_phase={self.name} has none: choose late_phase=head."

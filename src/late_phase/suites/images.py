@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from late_phase import data
 from late_phase.data.images import Dataset, Images
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation import flatness as flat
 from late_phase.evaluation.calibration import calibration_metrics
 from late_phase.evaluation.corruption import corruption_errors
@@ -19,7 +20,6 @@ from late_phase.evaluation.metrics import accuracy, brier, disagreement, entropy
 from late_phase.evaluation.ood import ood_metrics, ood_scores
 from late_phase.evaluation.predict import EVALUATION_BATCH_SIZE, predict, read_predictions
 from late_phase.evaluation.predictors import Single
-from late_phase.method import ensemble_log_probs
 from late_phase.suites.config import EvaluateConfig
 from late_phase.support.digests import digest
 from late_phase.support.errors import UserError

@@ -16,10 +16,10 @@ from late_phase.config.choices import options
 from late_phase.data import ImagesConfig
 from late_phase.data.batches import Augmentation, Batches, StreamedBatches, TrainingBatches
 from late_phase.data.images import Dataset, Images, Normalization
+from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import content_of, predict, read_content, read_metrics, read_predictions, write_predictions
 from late_phase.evaluation.predictors import predictor_of
-from late_phase.method import ensemble_log_probs
 from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 from late_phase.tasks.task import Numbers, Task, TrainedModels
