@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from late_phase.support.errors import UserError
+from late_phase.support.errors import UserError, first_line
 
 
 class Logger:
@@ -34,12 +34,15 @@ class WandbLogger(Logger):
     def __init__(self, directory: Path, config: dict[str, Any], project: str, entity: str | None, mode: str) -> None:
         if mode not in ("offline", "online"):
             raise UserError(f"logger.mode={mode} is unknown: choose offline or online.")
-        import wandb  # takes seconds, so only who wants it waits
-
+        try:
+            from wandb import Error, Settings, init  # takes seconds, so only who wants it waits
+        except ImportError as error:
+            cure = "run `pip install wandb` or choose logger=csv"
+            raise UserError(f"logger=wandb needs the package wandb ({first_line(error)}): {cure}.") from error
         seed = directory.resolve()
         group = f"{seed.parent.parent.name}/{seed.parent.name}"
         try:
-            self._run = wandb.init(
+            self._run = init(
                 dir=directory,
                 config=config,
                 project=project,
@@ -47,9 +50,9 @@ class WandbLogger(Logger):
                 mode=mode,
                 group=group,
                 name=f"{group}/{seed.name}",
-                settings=wandb.Settings(silent=True, init_timeout=30),
+                settings=Settings(silent=True, init_timeout=30),
             )
-        except wandb.Error as error:
+        except Error as error:
             raise UserError(f"logger=wandb could not start ({error}): log in or choose logger.mode=offline.") from error
 
     def log(self, row: dict[str, Any]) -> None:
