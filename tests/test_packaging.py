@@ -52,7 +52,7 @@ def test_lock_satisfies_every_declared_dependency(python, platform):
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
     versions = locked_versions(python, platform)
     extras = PROJECT["optional-dependencies"]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["train"], *extras["dev"]]):
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["train"], *extras["wandb"], *extras["dev"]]):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is locked as {version}"
 
@@ -62,7 +62,8 @@ def test_every_import_of_the_package_is_declared():
     for path in [*ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/*.py"), ROOT / "train.py"]:
         imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     distributions = {"hydra": "hydra-core", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-    declared = {Requirement(r).name for r in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"]]}
+    extras = PROJECT["optional-dependencies"]
+    declared = {Requirement(r).name for r in [*PROJECT["dependencies"], *extras["train"], *extras["wandb"]]}
     foreign = imported - sys.stdlib_module_names - {"late_phase", *(path.stem for path in ROOT.glob("scripts/*.py"))}
     assert {distributions.get(name, name) for name in foreign} <= declared
 
@@ -74,9 +75,8 @@ def test_only_linux_installs_cuda_packages():
 
 
 def test_lock_names_the_command_that_wrote_it():
-    command = (
-        f"uv pip compile --universal --python-version {PYTHONS[0]} --extra train --extra dev pyproject.toml -o requirements.lock"
-    )
+    extras = "--extra train --extra wandb --extra dev"
+    command = f"uv pip compile --universal --python-version {PYTHONS[0]} {extras} pyproject.toml -o requirements.lock"
     assert LOCK.splitlines()[1].lstrip("# ") == command
 
 

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -245,6 +246,15 @@ def test_a_second_process_is_kept_out(tmp_path, composed):
     directory = tmp_path / "a" / "b" / "seed=0"
     with RunDirectory(directory).locked(), pytest.raises(UserError, match="in use by another process"):
         run(composed(*TINY), directory)
+
+
+@pytest.mark.parametrize("module", [None, ModuleType("wandb")], ids=["not there", "a folder of its logs that passes for it"])
+def test_wandb_is_asked_for_where_it_is_not_installed(tmp_path, composed, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    message = r"^logger=wandb needs the package wandb \(.+\): run `pip install wandb` or choose logger=csv\.$"
+    with pytest.raises(UserError, match=message):
+        run(composed(*TINY, "logger=wandb"), tmp_path / "seed=0")
+    assert not (tmp_path / "seed=0" / "config.yaml").exists()
 
 
 def test_wandb_works_offline(tmp_path, composed):

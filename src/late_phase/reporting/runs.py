@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from late_phase.evaluation.predict import PREDICTORS
 from late_phase.support.errors import UserError, first_line
 
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
@@ -81,7 +80,7 @@ def read_run(path: Path) -> Run:
     directory, history = path.parent, []
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not record["metrics"] or not set(record["metrics"]) <= set(PREDICTORS):
+        if not record["metrics"] or not all(isinstance(values, dict) for values in record["metrics"].values()):
             raise ValueError(f"{path.name} has no metrics of a run")
         if missing := [key for key in ("experiment", "variant", "seed") if key not in record]:
             raise ValueError(f"{path.name} lacks {', '.join(missing)}")
@@ -144,7 +143,7 @@ def table(runs: Sequence[Run]) -> str:
     columns = {head: column for head, column in columns.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
-        for predictor in sorted(group[0].record["metrics"], key=PREDICTORS.index):
+        for predictor in group[0].record["metrics"]:
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [
                 mean_and_std([m[key] * scale for m in metrics], digits) if all(key in m for m in metrics) else ""

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from late_phase.config.choices import Chosen, register
-from late_phase.support.errors import UserError
+from late_phase.config.training import TrainConfig
+from late_phase.support.errors import UserError, first_line
 
 
 @dataclass
@@ -18,6 +19,10 @@ class WandbConfig(Chosen):
     project: str = MISSING
     entity: str | None = None
     mode: str = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        if self.mode not in ("offline", "online"):
+            raise UserError(f"logger.mode={self.mode} is unknown: choose offline or online.")
 
 
 class Logger:
@@ -48,14 +53,15 @@ class WandbLogger(Logger):
     """Weights & Biases; in mode ``offline`` it needs neither a network nor an account, and ``wandb sync`` uploads later."""
 
     def __init__(self, directory: Path, config: dict[str, Any], project: str, entity: str | None, mode: str) -> None:
-        if mode not in ("offline", "online"):
-            raise UserError(f"logger.mode={mode} is unknown: choose offline or online.")
-        import wandb  # takes seconds, so only who wants it waits
-
+        try:
+            from wandb import Error, Settings, init  # takes seconds, so only who wants it waits
+        except ImportError as error:
+            cure = "run `pip install wandb` or choose logger=csv"
+            raise UserError(f"logger=wandb needs the package wandb ({first_line(error)}): {cure}.") from error
         seed = directory.resolve()
         group = f"{seed.parent.parent.name}/{seed.parent.name}"
         try:
-            self._run = wandb.init(
+            self._run = init(
                 dir=directory,
                 config=config,
                 project=project,
@@ -63,9 +69,9 @@ class WandbLogger(Logger):
                 mode=mode,
                 group=group,
                 name=f"{group}/{seed.name}",
-                settings=wandb.Settings(silent=True, init_timeout=30),
+                settings=Settings(silent=True, init_timeout=30),
             )
-        except wandb.Error as error:
+        except Error as error:
             raise UserError(f"logger=wandb could not start ({error}): log in or choose logger.mode=offline.") from error
 
     def log(self, row: dict[str, Any]) -> None:
