@@ -13,13 +13,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from late_phase.command_line.hydra_jobs import as_dataclass
+from late_phase.command_line.hydra_jobs import as_dataclass, register_schemas
 from late_phase.config.training import TrainConfig, check
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Main = Callable[..., tuple[int | str | None, str]]
 
+register_schemas()
 torch.set_num_threads(1)  # tests are small: threads cost more than they bring
 
 

@@ -58,9 +58,9 @@ def arm(place: str) -> None:
         left *= 2  # each checkpoint moves two files
         armed(Path, "replace", after=False)
     elif name == "evaluating":
-        from late_phase.evaluation import suites
+        from late_phase.tasks import images
 
-        armed(suites, "write_predictions")
+        armed(images, "write_predictions")
     else:
         raise ValueError(place)
 

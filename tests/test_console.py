@@ -88,7 +88,7 @@ def test_another_pipe_that_breaks_is_no_closed_output():
 
 LONG = {
     "train.py": "late_phase.training.loop.run",
-    "scripts/evaluate.py": "late_phase.training.evaluate.evaluate_suites",
+    "scripts/evaluate.py": "late_phase.suites.evaluate.evaluate",
     "scripts/report.py": "late_phase.reporting.runs.find_runs",
     "scripts/nqp.py": "late_phase.nqp.measure.measure",
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
@@ -124,7 +124,7 @@ def test_ctrl_c_ends_every_script_with_one_line(main, monkeypatch, script, optio
 
 def test_ctrl_c_in_a_suite_ends_the_sweep(main, tmp_path, monkeypatch):
     main(*entries.ENTRIES["train.py"])
-    from late_phase.evaluation import suites
+    from late_phase.suites import images
 
     suites_begun = []
 
@@ -132,7 +132,7 @@ def test_ctrl_c_in_a_suite_ends_the_sweep(main, tmp_path, monkeypatch):
         suites_begun.append(1)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suites, "calibration", interrupted)
+    monkeypatch.setattr(images, "calibration", interrupted)
     status, output = main("-m", "run=own/seed=0,own/seed=0", "suite=calibration", script="scripts/evaluate.py")
     assert (status, output, len(suites_begun)) == (130, "stopped by SIGINT\n", 1)
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from late_phase.data import CORRUPTED, CORRUPTED_OF, DATASETS, corrupted, load, load_corrupted
+from late_phase.config.choices import CHOICES
+from late_phase.data import CORRUPTED, CORRUPTED_OF, corrupted, load, load_corrupted
 from late_phase.data.corrupted import EXTRA_CORRUPTIONS, PAPERS_CORRUPTIONS
 from late_phase.support.errors import UserError
 
@@ -298,4 +299,4 @@ def test_noise_differs_between_severities(digits_c):
 
 def test_all_are_registered():
     assert set(CORRUPTED) == set(CORRUPTED_OF.values()) == {"cifar10_c", "cifar100_c", "digits_c"}
-    assert set(CORRUPTED_OF) < set(DATASETS)
+    assert set(CORRUPTED_OF) < set(CHOICES["dataset"])

@@ -10,24 +10,25 @@ import pytest
 from conftest import ROOT
 
 import late_phase
-from late_phase.architectures import ARCHITECTURES
-from late_phase.config.choices import SCHEMAS
-from late_phase.data import CORRUPTED, DATASETS, TEXTS
+from late_phase.config.choices import CHOICES
+from late_phase.data import CORRUPTED
 from late_phase.support.lazy import Lazy
 
+LAZY = {name: choice.build for group in ("architecture", "dataset") for name, choice in CHOICES[group].items()} | CORRUPTED
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *DATASETS, *CORRUPTED, *TEXTS])
+
+@pytest.mark.parametrize("name", LAZY)
 def test_each_name_leads_to_what_can_be_called(name):
-    lazy = (ARCHITECTURES | DATASETS | CORRUPTED | TEXTS)[name]
+    lazy = LAZY[name]
     function = lazy.resolve()
-    assert function.func.__module__.startswith(("late_phase.architectures.", "late_phase.data."))
+    assert getattr(function, "func", function).__module__.startswith(("late_phase.architectures.", "late_phase.data."))
     inspect.signature(function)  # takes the arguments that are given already
     assert lazy.arguments in ((), (name,))
 
 
-def test_the_names_are_those_of_the_configs():
-    assert set(ARCHITECTURES) == set(SCHEMAS["architecture"])
-    assert set(DATASETS) | set(TEXTS) == set(SCHEMAS["dataset"])
+@pytest.mark.parametrize("group", [group for group in CHOICES if group != "schedule"])
+def test_the_names_are_those_of_the_configs(group):
+    assert set(CHOICES[group]) == {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
 
 
 def test_a_name_that_leads_nowhere_is_an_error():

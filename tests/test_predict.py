@@ -67,7 +67,7 @@ def members(late: LatePhase) -> dict[str, Tensor]:
 
 
 def both(late: LatePhase) -> dict[str, predictors.Predictor]:
-    return {"single": predictors.single(late.average()), "ensemble": predictors.members(late.average(), members(late))}
+    return {"single": predictors.Single(late.average()), "ensemble": predictors.members(late.average(), members(late))}
 
 
 def test_log_probabilities_of_a_model(monkeypatch):
@@ -103,7 +103,7 @@ def test_files_have_labels_and_predictions_of_each_member(late, splits, tmp_path
 
 def test_metrics_are_those_of_direct_computation(late, splits, tmp_path):
     predict.write_predictions(tmp_path, splits, both(late), NORMALIZATION)
-    metrics = predict.read_metrics(tmp_path, splits)
+    metrics = predict.read_metrics(tmp_path, splits, ["single", "ensemble"])
     assert list(metrics) == ["single", "ensemble"]
     models = {"single": [late.average()], "ensemble": [member(late, k) for k in range(K)]}
     for name, row in metrics.items():
@@ -130,8 +130,8 @@ def test_prediction_leaves_no_trace(late, splits, tmp_path):
     before = {name: value.clone() for name, value in tensors.items()}
     modes = [module.training for model in (single, late.model) for module in model.modules()]
     ways = {
-        "single": predictors.single(single),
-        "live": predictors.single(late.model),
+        "single": predictors.Single(single),
+        "live": predictors.Single(late.model),
         "ensemble": predictors.members(single, members(late)),
     }
     for folder in ("first", "second"):
@@ -149,7 +149,7 @@ def test_modes_return_after_an_error(late):
     modes = [module.training for module in late.model.modules()]
     with pytest.raises(RuntimeError):
         too_small = Images(torch.zeros(4, 3, 7, 7, dtype=torch.uint8), torch.zeros(4).long())
-        predict.predict(predictors.single(late.model), {"test": too_small}, NORMALIZATION)
+        predict.predict(predictors.Single(late.model), {"test": too_small}, NORMALIZATION)
     assert [module.training for module in late.model.modules()] == modes
 
 

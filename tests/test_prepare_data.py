@@ -11,21 +11,17 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
-from late_phase.config.choices import SCHEMAS
-from late_phase.data import CORRUPTED, DATASETS, TEXTS, root_options, svhn
+from late_phase.config.choices import CHOICES
+from late_phase.data import CORRUPTED, NAMELESS, root_options, svhn
 from late_phase.data.prepare import PREPARED, prepare
 
 
 def test_every_dataset_has_a_name_and_a_config():
-    assert set(PREPARED) == (set(DATASETS) | set(CORRUPTED) | set(TEXTS) | {"imagenet"}) - {"image_folder", "text_file"}
-    assert (
-        set(DATASETS) | set(TEXTS)
-        == set(SCHEMAS["dataset"])
-        == {path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml")}
-    )
+    assert set(PREPARED) == (set(CHOICES["dataset"]) | set(CORRUPTED)) - {"image_folder", "text_file"}
+    assert set(CHOICES["dataset"]) == {path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("name", [name for name in [*DATASETS, *TEXTS] if name not in ("image_folder", "text_file")])
+@pytest.mark.parametrize("name", [name for name in CHOICES["dataset"] if name not in NAMELESS])
 def test_every_config_is_for_its_loader(composed, name):
     config = composed("+experiment=digits_lenet_base", f"dataset={name}").dataset
     assert config.name == name

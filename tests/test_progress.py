@@ -8,6 +8,8 @@ import pytest
 
 from late_phase.reporting.runs import Run, mean_and_std, table
 from late_phase.reporting.suite_tables import suite_table
+from late_phase.tasks.images import ImageTask
+from late_phase.tasks.text import TextTask
 from late_phase.training.progress import report
 
 SMALL = -1e-9
@@ -17,7 +19,8 @@ SMALL = -1e-9
 def test_what_rounds_to_zero_has_no_sign(tmp_path, capsys, value):
     images = {"test_accuracy": value, "test_nll": value, "test_ece": value, "train_loss": value}
     text = {"train_bpc": value, "validation_bpc": value, "test_bpc": value}
-    report({"metrics": {"single": images, "swa": text}}, tmp_path)
+    report({"metrics": {"single": images}}, tmp_path, ImageTask.in_words)
+    report({"metrics": {"swa": text}}, tmp_path, TextTask.in_words)
     record = {"experiment": "e", "variant": "default", "seed": 0, "metrics": {"single": images, "swa": text}}
     print(table([Run(Path(), record, [], None)]))
     print(mean_and_std([value, -value], 3))

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from conftest import ROOT
 
-from late_phase.config.choices import SCHEMAS
+from late_phase.config.choices import CHOICES
 from late_phase.data.prepare import PREPARED
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_the_experiments_are_all_of_them():
 def test_the_choices_are_all_of_them():
     for group in ("late_phase", "averaging", "ensemble", "architecture"):
         (choices,) = re.findall(rf"`{group}=(\w+(?:\|\w+)+)`", README)
-        assert set(choices.split("|")) == set(SCHEMAS[group]) == {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
+        assert set(choices.split("|")) == set(CHOICES[group]) == {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
 
 
 def test_links_and_commands_lead_somewhere():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from late_phase.training.schedules import Schedule, build
 from omegaconf import OmegaConf
+
+from late_phase.config import choices
+from late_phase.optimization.schedules import Schedule
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
 
@@ -14,7 +16,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
 def schedule(name: str) -> Schedule:
     options = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     options.pop("defaults")
-    return build(**options)
+    return choices.build("schedule", **options)
 
 
 PAPER = {
@@ -63,17 +65,17 @@ def test_the_constant_part_and_the_end_are_exact():
 
 
 def test_piecewise_linear_has_any_number_of_points():
-    factor = build("piecewise_linear", epochs=[2, 4, 8], factors=[0.5, 1.0, 0.0])
+    factor = choices.build("schedule", "piecewise_linear", epochs=[2, 4, 8], factors=[0.5, 1.0, 0.0])
     assert [factor(epoch) for epoch in range(10)] == [0.5, 0.5, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
 
 
 def test_multistep_has_any_number_of_steps():
-    factor = build("multistep", epochs=[1, 3, 4], factors=[0.5, 0.25, 2.0])
+    factor = choices.build("schedule", "multistep", epochs=[1, 3, 4], factors=[0.5, 0.25, 2.0])
     assert [factor(epoch) for epoch in range(6)] == [1.0, 0.5, 0.5, 0.25, 2.0, 2.0]
 
 
 def test_within_an_epoch_only_warmup_moves():
     assert schedule("wrn_sgd")(140.9) == schedule("wrn_sgd")(140)
     assert schedule("pyramidnet")(149.99) == 1
-    warm = build("multistep", epochs=[3], factors=[0.5], warmup=4)
+    warm = choices.build("schedule", "multistep", epochs=[3], factors=[0.5], warmup=4)
     assert [warm(epoch) for epoch in (0.0, 1.5, 3.0, 3.5, 4.0)] == [0.0, 0.375, 0.375, 0.4375, 0.5]

@@ -17,7 +17,7 @@ from late_phase import LatePhase
 from late_phase.architectures.lstm import LSTM
 from late_phase.data.segments import Segments
 from late_phase.data.text import Text, Vocabulary
-from late_phase.evaluation.predictors import single
+from late_phase.evaluation.predictors import Single
 from late_phase.evaluation.text import bits_per_character
 from late_phase.layers.rank1 import parametrize_rank1, rank1
 from late_phase.support.errors import UserError
@@ -114,7 +114,7 @@ def test_a_state_of_another_form_is_refused():
     with pytest.raises(TypeError, match=r"^a model's state is to be a tuple of tensors \[layers, streams=3, \.\.\.\]: give it"):
         segments.logits(GRU(), next(segments.epoch(0))[0])
     with pytest.raises(TypeError, match="a tuple of tensors"):
-        bits_per_character(single(GRU()), letters(100), VOCABULARY, CPU)
+        bits_per_character(Single(GRU()), letters(100), VOCABULARY, CPU)
 
 
 class Carrying(nn.Module):
@@ -205,7 +205,7 @@ def test_the_first_bytes_of_each_part():
 
 MEMORY = """
 import re, sys, torch
-from late_phase.data import load_text
+from late_phase.data import load
 from late_phase.data.segments import Segments
 from late_phase.data.text import Vocabulary
 from late_phase.evaluation.text import bits_per_character
@@ -219,7 +219,7 @@ class Uniform(torch.nn.Module):
 
 torch.set_num_threads(1)
 def use(path):
-    text = load_text("text_file", path=path)
+    text = load("text_file", path=path)
     vocabulary = Vocabulary.of(text)
     segments, model = Segments(text.train, vocabulary, 128, 4096, True, torch.device("cpu")), Uniform()
     most = 0

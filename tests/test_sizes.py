@@ -7,14 +7,16 @@ import time
 
 import pytest
 import torch
-from late_phase.training.sizes import NUMBER, OBJECT
 from runs import TINY, StopAfter
 from torch import nn
 
 from late_phase.architectures import build
+from late_phase.methods.batch_ensemble import check_fast_weights
+from late_phase.methods.late_phase import member_weights
 from late_phase.support import memory
 from late_phase.support.errors import UserError
-from late_phase.training import setup, sizes
+from late_phase.support.memory import NUMBER, OBJECT
+from late_phase.training import setup
 from late_phase.training.loop import run
 
 CPU = torch.device("cpu")
@@ -73,7 +75,8 @@ def test_weights_to_evaluate_are_of_a_model_that_fits(main, tmp_path):
 def asked(monkeypatch):
     """What is asked of the memory: what it is for, and bytes."""
     asked: dict[str, int] = {}
-    monkeypatch.setattr(sizes, "check_memory", lambda what, needed, cure: asked.update({what: needed}))
+    for module in ("architectures", "methods.late_phase", "methods.batch_ensemble", "methods.swag", "training.setup"):
+        monkeypatch.setattr(f"late_phase.{module}.check_memory", lambda what, needed, cure: asked.update({what: needed}))
     return asked
 
 
@@ -84,7 +87,7 @@ def test_members_are_counted_as_they_are_stored(composed, tmp_path, asked, kind,
         *TINY[:-4], f"late_phase={kind}", "late_phase.K=3", "late_phase.T0=0", f"optimizer={optimizer}", "optimizer.lr=0.01"
     )
     parts = setup.build(config, CPU)
-    late = parts.late
+    late = parts.trained.late
     for inputs, labels in parts.batches.epoch(0):
         nn.functional.cross_entropy(late.model(inputs), labels).backward()
         late.step()
@@ -92,7 +95,7 @@ def test_members_are_counted_as_they_are_stored(composed, tmp_path, asked, kind,
             late.spawn()
     states = [value for state in late._members.states for own in state.values() for value in own.values()]
     counts = len([value for value in states if value.dim() == 0])  # Adam counts its steps
-    taken = sum(value.numel() for value in parts.members().values()) + sum(value.numel() for value in states) - counts
+    taken = sum(value.numel() for value in member_weights(late).values()) + sum(value.numel() for value in states) - counts
     assert 0 < taken * NUMBER <= asked["late_phase.K=3"] <= taken * NUMBER + 3 * OBJECT * (1 + 3 * len(late.phi) + 12)
 
 
@@ -112,7 +115,7 @@ def test_the_model_is_counted_with_all_that_is_as_large(composed, asked):
 
 
 def test_fast_weights_are_counted_as_they_are(composed, asked):
-    late = setup.build(composed("dataset.subset=64", *ENSEMBLE, "ensemble.K=5"), CPU).late
+    late = setup.build(composed("dataset.subset=64", *ENSEMBLE, "ensemble.K=5"), CPU).trained.late
     named = dict(late.model.named_parameters())
     fast = [p for name, p in named.items() if re.search(r"\.[rs]$", name) or (name.endswith(".bias") and p.dim() == 2)]
     assert len(fast) == 15 and asked["ensemble.K=5"] == NUMBER * 4 * sum(p.numel() for p in fast)
@@ -121,13 +124,13 @@ def test_fast_weights_are_counted_as_they_are(composed, asked):
 def test_fast_weights_that_do_not_fit_are_refused_where_minibatches_are_elsewhere(composed, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda: 8 * 2**30)
     with pytest.raises(UserError, match=rf"ensemble\.K={MANY} needs about .*: choose a smaller one\."):
-        sizes.check_ensemble(composed(*ENSEMBLE, f"ensemble.K={MANY}"), build("lenet", 1, 10))
+        check_fast_weights(composed(*ENSEMBLE, f"ensemble.K={MANY}"), build("lenet", 1, 10))
 
 
 def test_deviations_are_not_more_than_updates(composed, asked):
     for rank, kept in ((10**9, 7), (3, 3)):
         swag = ("averaging=swag", "averaging.start=3", f"averaging.rank={rank}", "epochs=10")
-        late = setup.build(composed("dataset.subset=64", *BASE, *swag), CPU).late
+        late = setup.build(composed("dataset.subset=64", *BASE, *swag), CPU).trained.late
         count = sum(p.numel() for p in late.model.parameters())
         assert asked[f"averaging.rank={rank}"] == NUMBER * (5 + 1 + kept) * count  # and the squares
 
@@ -154,8 +157,8 @@ def test_counting_draws_nothing(composed):
     parts = setup.build(composed("dataset.subset=64", *changes), CPU)
     assert torch.equal(torch.rand(3), after)
     for name, value in expected.state_dict().items():
-        assert torch.equal(parts.late.model.state_dict()[name], value), name
-    assert parts.late.model.training
+        assert torch.equal(parts.trained.late.model.state_dict()[name], value), name
+    assert parts.trained.late.model.training
 
 
 @pytest.mark.parametrize("epochs", [10**9, 10**30])

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from late_phase.averaging import build
 from models import minibatches, plain, sgd, spawned, train
 from runs import TINY, StopAfter
 from torch.optim.swa_utils import AveragedModel
@@ -69,10 +68,6 @@ def test_it_goes_on_from_its_state():
     assert all(torch.equal(first.mean[name], value) for name, value in whole.mean.items())
 
 
-def test_there_is_none_by_the_name_of_none():
-    assert build("none") is None and isinstance(build("swa"), SWA)
-
-
 @pytest.fixture
 def trained(composed, tmp_path):
     """A run with late-phase weights and SWA over its last two of four epochs, as the loop leaves it."""
@@ -91,16 +86,17 @@ def trained(composed, tmp_path):
 
 def test_statistics_are_estimated_for_the_average_and_for_each_member(trained):
     """By a pass over an epoch that training doesn't reach, with the weights that are to predict."""
-    assert trained.averaging.count == 2
-    mean, late = trained.averaging.mean, trained.late
+    assert trained.methods["averaging"].average.count == 2
+    swa, late = trained.methods["averaging"], trained.trained.late
+    mean = swa.average.mean
     expected = copy.deepcopy(late.model)
     for name, parameter in expected.named_parameters():
         parameter.data.copy_(mean[name].mean(0) if name in late.phi else mean[name])
     recompute_running_statistics(expected, trained.batches.epoch(4))
-    found = trained.swa_model()
+    found = swa.model(trained.trained)
     for (name, one), other in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-    members = trained.swa_members()
+    members = swa.members(trained.trained)
     for k in range(3):
         member = copy.deepcopy(late.model)
         for name, parameter in member.named_parameters():

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from late_phase.evaluation.predictors import swag_weights
 from late_phase.methods.swa import SWA
-from late_phase.methods.swag import SWAG
+from late_phase.methods.swag import SWAG, swag_weights
 
 N, RANK = 7, 4
 

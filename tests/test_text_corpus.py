@@ -12,7 +12,7 @@ import pytest
 import torch
 from loopback import running, without_proxies
 
-from late_phase.data import load_text, text
+from late_phase.data import load, text
 from late_phase.data.download import Download
 from late_phase.data.text import Text
 from late_phase.support.errors import UserError
@@ -41,11 +41,11 @@ def check(found: Text) -> None:
 
 
 def test_an_archive_and_an_extracted_file(archive):
-    found = load_text("enwik8", root=str(archive.parent))
+    found = load("enwik8", root=str(archive.parent))
     check(found)
     assert found.name == "enwik8"
     archive.unlink()
-    check(load_text("enwik8", root=str(archive.parent)))
+    check(load("enwik8", root=str(archive.parent)))
 
 
 def test_a_download(archive, tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_a_download(archive, tmp_path, monkeypatch):
         url = server.serve("enwik8.zip", archive.read_bytes())
         monkeypatch.setattr(text, "ARCHIVE", Download(text.ARCHIVE.name, (url,), text.ARCHIVE.size, text.ARCHIVE.checksum))
         for _ in range(2):
-            check(load_text("enwik8", root=str(root)))
+            check(load("enwik8", root=str(root)))
         assert len(server.requests) == 1
     assert {path.name for path in root.iterdir() if path.suffix != ".lock"} == {"enwik8", ".enwik8.verified"}
 
@@ -64,12 +64,12 @@ def test_a_download(archive, tmp_path, monkeypatch):
 def test_a_damaged_file_is_extracted_again_or_refused(archive, content):
     path = archive.parent / "enwik8"
     path.write_bytes(content)
-    check(load_text("enwik8", root=str(archive.parent)))
+    check(load("enwik8", root=str(archive.parent)))
     archive.unlink()
     os.utime(path, ns=(1, 1))
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"lacks enwik8\.zip"):
-        load_text("enwik8", root=str(archive.parent))
+        load("enwik8", root=str(archive.parent))
 
 
 def test_the_original_is_split_as_everybody_does():
@@ -79,10 +79,10 @@ def test_the_original_is_split_as_everybody_does():
 
 
 def test_pythons_documentation_is_english_text():
-    found = load_text("pydocs")
+    found = load("pydocs")
     content = bytes(torch.cat((found.train, found.validation, found.test)).tolist())
     assert 300_000 < len(content) < 1_000_000
-    assert found.sha256 == load_text("pydocs").sha256 == hashlib.sha256(content).hexdigest()
+    assert found.sha256 == load("pydocs").sha256 == hashlib.sha256(content).hexdigest()
     english = content.decode()
     assert english.count(" the ") > 2000 and "The assert statement" in english.replace('"', "")
 
@@ -90,7 +90,7 @@ def test_pythons_documentation_is_english_text():
 def test_any_file_is_mapped_and_not_written_to(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes(CONTENT)
-    found = load_text("text_file", path=str(path))
+    found = load("text_file", path=str(path))
     check(found)
     assert found.name == "mine"
     found.train.zero_()
@@ -100,7 +100,7 @@ def test_any_file_is_mapped_and_not_written_to(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"^dataset\.path=.*pipe is a directory or a device: give a file of text\.$"):
-        load_text("text_file", path=str(tmp_path / "pipe"))
+        load("text_file", path=str(tmp_path / "pipe"))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x" * 39])
@@ -109,7 +109,7 @@ def test_a_file_that_is_too_short_or_absent_is_refused(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"^dataset\.path=.*mine\.txt .*: give a file of .*\.$"):
-        load_text("text_file", path=str(path))
+        load("text_file", path=str(path))
     path.write_bytes(b"x" * 40)
-    found = load_text("text_file", path=str(path))
+    found = load("text_file", path=str(path))
     assert [len(part) for part in (found.train, found.validation, found.test)] == [36, 2, 2]

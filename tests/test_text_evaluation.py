@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from late_phase.architectures.lstm import LSTM
 from late_phase.data.text import Vocabulary
 from late_phase.evaluation import text
-from late_phase.evaluation.predictors import several, single
+from late_phase.evaluation.predictors import Single
 from late_phase.evaluation.text import bits_per_character, generate, printable
+from late_phase.methods.deep_ensemble import several
 
 CPU = torch.device("cpu")
 VOCABULARY = Vocabulary((10, 97, 98, 99, 200))
@@ -64,7 +65,7 @@ def test_it_is_a_byte_at_a_time_whatever_the_number_of_streams(monkeypatch, reme
     monkeypatch.setattr(text, "TOLERANCE", 1e-13)
     models, given = [model(0, remembers), model(1, remembers)], content(1500)
     mean, own = by_hand(models, given)
-    predictor = several([single(one) for one in models])
+    predictor = several([Single(one) for one in models])
     for streams in LAYOUTS:
         bits = bits_per_character(predictor, given, VOCABULARY, CPU, streams)
         assert bits.mean == pytest.approx(mean, rel=1e-9), streams
@@ -81,7 +82,7 @@ def test_a_model_that_forgets_is_read_little_more_than_once(monkeypatch):
 
     def passes(one: LSTM) -> float:
         read.clear()
-        bits_per_character(single(one), content(4097), VOCABULARY, CPU, 4)
+        bits_per_character(Single(one), content(4097), VOCABULARY, CPU, 4)
         return sum(read) / 4096
 
     assert 1 < passes(model(0)) < 1.2
@@ -91,7 +92,7 @@ def test_a_model_that_forgets_is_read_little_more_than_once(monkeypatch):
 def test_in_single_precision_the_layout_makes_no_difference_beyond_rounding(monkeypatch):
     monkeypatch.setattr(text, "SHORTEST", 200)
     one = model(0).float()
-    values = [bits_per_character(single(one), content(5000), VOCABULARY, CPU, streams).mean for streams in LAYOUTS]
+    values = [bits_per_character(Single(one), content(5000), VOCABULARY, CPU, streams).mean for streams in LAYOUTS]
     assert max(values) - min(values) < 1e-6
 
 
@@ -102,8 +103,8 @@ def test_the_state_is_carried_through_the_whole_text():
     other[0] = VOCABULARY.known[(VOCABULARY.known.index(int(given[0])) + 1) % 5]
     halves = []
     for text_ in (given, other):
-        _, states = text.total_log_probs(single(one), text_[:200, None], text_[1:201, None], [None], VOCABULARY, CPU)
-        totals, _ = text.total_log_probs(single(one), text_[200:-1, None], text_[201:, None], states, VOCABULARY, CPU)
+        _, states = text.total_log_probs(Single(one), text_[:200, None], text_[1:201, None], [None], VOCABULARY, CPU)
+        totals, _ = text.total_log_probs(Single(one), text_[200:-1, None], text_[201:, None], states, VOCABULARY, CPU)
         halves.append(totals[0].item())
     assert abs(halves[0] - halves[1]) > 1e-6
 
@@ -126,7 +127,7 @@ def test_what_one_stream_has_seen_comes_to_all_that_follow(monkeypatch):
         torch.randint(1, 4, (1025,), generator=torch.Generator().manual_seed(0))
     ]
     given[3], given[10::16] = VOCABULARY.known[0], VOCABULARY.known[4]
-    values = [bits_per_character(single(Once()), given, VOCABULARY, CPU, streams).mean for streams in (1, 2, 4, 8)]
+    values = [bits_per_character(Single(Once()), given, VOCABULARY, CPU, streams).mean for streams in (1, 2, 4, 8)]
     assert values == pytest.approx([values[0]] * 4, rel=1e-7)
 
 
@@ -138,27 +139,27 @@ class Uniform(nn.Module):
 @pytest.mark.parametrize("n", [2, 3, 1024, 1025, 2050, 5000])
 def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary(n):
     for streams in LAYOUTS:
-        bits = bits_per_character(single(Uniform()), content(n), VOCABULARY, CPU, streams)
+        bits = bits_per_character(Single(Uniform()), content(n), VOCABULARY, CPU, streams)
         assert bits.mean == pytest.approx(math.log2(5), rel=1e-6)
 
 
 def test_a_text_of_one_byte_takes_no_bits():
     known, one = Vocabulary((97,)), LSTM(1, 6)
-    bits = bits_per_character(single(one), torch.full((3000,), 97, dtype=torch.uint8), known, CPU)
+    bits = bits_per_character(Single(one), torch.full((3000,), 97, dtype=torch.uint8), known, CPU)
     assert bits.mean == 0 and math.copysign(1, bits.mean) == 1
 
 
 def test_less_than_two_bytes_are_refused():
     for n in (0, 1):
         with pytest.raises(ValueError, match=f"^{n} bytes leave nothing to predict"):
-            bits_per_character(single(Uniform()), content(2)[:n], VOCABULARY, CPU)
+            bits_per_character(Single(Uniform()), content(2)[:n], VOCABULARY, CPU)
 
 
 def test_a_byte_that_the_model_does_not_know_is_named():
     unknown = content(50)
     unknown[30] = 0xFE
     with pytest.raises(ValueError, match=r"^the text has the byte 0xfe, which is none of the 5 .*; evaluate a text"):
-        bits_per_character(single(Uniform()), unknown, VOCABULARY, CPU)
+        bits_per_character(Single(Uniform()), unknown, VOCABULARY, CPU)
 
 
 class Alternating(nn.Module):
@@ -191,7 +192,7 @@ def test_models_without_a_hidden_state_of_floats(streams, remembers):
     model = Bigrams(remembers)
     symbols = VOCABULARY.encode(bytes_)
     expected = F.cross_entropy(model.table(symbols[:-1]).double(), symbols[1:]).item() / math.log(2)
-    bits = text.bits_per_character(single(model), bytes_, VOCABULARY, CPU, streams)
+    bits = text.bits_per_character(Single(model), bytes_, VOCABULARY, CPU, streams)
     assert bits.mean == pytest.approx(expected, rel=1e-6)
     drawn = text.generate(model, symbols[:3], 5, torch.Generator().manual_seed(0))
     assert drawn.shape == (5,)

@@ -19,13 +19,13 @@ from runs import files_in, history, run_until
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from late_phase import data
 from late_phase.architectures import build
 from late_phase.config.training import TrainConfig
-from late_phase.data import load_text
 from late_phase.layers.rank1 import parametrize_rank1
 from late_phase.reporting.runs import find_runs
 from late_phase.reporting.table6 import table6
-from late_phase.runs.models import subject_of_runs
+from late_phase.runs.models import models_of_runs
 from late_phase.support.errors import UserError
 from late_phase.training.loop import run
 from late_phase.weights import load
@@ -99,7 +99,7 @@ def assert_same_results(one: Path, other: Path) -> None:
 @every_method
 def test_it_trains(method, finished, composed):
     fresh = load_file(finished(method) / "model.safetensors")
-    text = load_text("pydocs")
+    text = data.load("pydocs")
     record = json.loads((finished(method) / "metrics.json").read_text())
     assert list(record["metrics"]) == list(METHODS[method].predictors)
     for name, members in METHODS[method].predictors.items():
@@ -148,7 +148,7 @@ def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path,
 @every_method
 def test_it_exports_a_plain_model(method, finished):
     """By torch's own layers alone: nothing is added at inference."""
-    text = load_text("pydocs").take(550, 150)
+    text = data.load("pydocs").take(550, 150)
     for folder, name in ((finished(method), "single"), (finished(method) / "swa", "swa")):
         with safe_open(folder / "model.safetensors", "pt") as file:
             known = json.loads(file.metadata()["late_phase"])["bytes"]
@@ -168,7 +168,7 @@ def test_it_exports_a_plain_model(method, finished):
 
 @pytest.mark.parametrize(("folder", "name"), [("", "ensemble"), ("swa", "swa_ensemble")])
 def test_the_ensemble_is_the_mean_of_the_members_predictions(folder, name, finished):
-    text = load_text("pydocs").take(550, 150)
+    text = data.load("pydocs").take(550, 150)
     directory = finished("lprank1") / folder
     members, base = load_file(directory / "members.safetensors"), load_file(directory / "base.safetensors")
     known = sorted({*bytes(text.train), *bytes(text.validation), *bytes(text.test)})
@@ -212,7 +212,7 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
     both = json.loads((one.parent / "seeds=0,1" / "evaluation" / "accuracy.json").read_text())
     assert both["metrics"]["single"]["test_bpc"] < both["metrics"]["single"]["test_member_bpc"]
 
-    text = load_text("pydocs").take(550, 150)
+    text = data.load("pydocs").take(550, 150)
     other = tmp_path / "other.txt"
     other.write_bytes(bytes(text.test) * 20)
     command = [f"run='{one}'", "dataset=text_file", f"dataset.path='{other}'"]
@@ -300,7 +300,7 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     run(config, directory)
     path.write_bytes(original.upper())
     with pytest.raises(UserError, match=r"was trained on a text of sha256 \w+, not \w+ as that of text_file or of other runs is"):
-        subject_of_runs(directory, None, None, torch.device("cpu"))
+        models_of_runs(directory, None, None, torch.device("cpu"))
     start = f"architecture.weights='{directory}'"
     config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5], start)
     with pytest.raises(

@@ -143,7 +143,7 @@ def table(runs: Sequence[Run]) -> str:
     columns = {head: column for head, column in columns.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
-        for predictor in group[0].record["metrics"]:
+        for predictor in sorted(group[0].record["metrics"], key=lambda name: name != "single"):  # the first records aren't in order
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [
                 mean_and_std([m[key] * scale for m in metrics], digits) if all(key in m for m in metrics) else ""

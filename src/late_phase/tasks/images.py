@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +149,10 @@ class ImageTask(Task):
     def measured(self) -> list[str]:
         return [f"{split}_{name}" for split in self.dataset.held_out() for name in ("nll_nats", "accuracy")]
 
+    @staticmethod
+    def headline(row: Mapping[str, Any]) -> str | None:
+        return None if row["test_accuracy"] is None else f"{row['test_accuracy']:z.1%}"
+
     def measure(self, model: nn.Module) -> dict[str, float]:
         """``<split>_nll_nats`` and ``<split>_accuracy`` of the images held out."""
         row, splits = {}, self.dataset.held_out()
@@ -166,6 +170,12 @@ class ImageTask(Task):
         splits = train | self.dataset.held_out()
         self.predict(models, models.predictions, splits)
         return read_metrics(models.predictions, splits, models.predictors)
+
+    @staticmethod
+    def in_words(metrics: Mapping[str, float]) -> str:
+        training = f", training loss {metrics['train_loss']:z.4f} nats" if "train_loss" in metrics else ""
+        accuracy, ece = (f"{metrics[name]:z.2%}" for name in ("test_accuracy", "test_ece"))
+        return f"test accuracy {accuracy}, NLL {metrics['test_nll']:z.4f} nats, ECE {ece}{training}"
 
     def own_predictions(self, models: TrainedModels) -> TrainedModels:
         """See :meth:`Task.own_predictions`: other images or weights than those of before are predicted in a folder beside."""

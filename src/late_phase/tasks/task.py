@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,11 @@ class Task(ABC):
     def measured(self) -> list[str]:
         """Names of what :meth:`measure` measures."""
 
+    @staticmethod
+    @abstractmethod
+    def headline(row: Mapping[str, Any]) -> str | None:
+        """The most telling of what is measured, in a row of ``history.csv``, in words; None if it wasn't measured then."""
+
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, float]:
         """What is measured of a model while it is trained, on data held out."""
@@ -167,6 +172,11 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, models: TrainedModels) -> Numbers:
         """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``."""
+
+    @staticmethod
+    @abstractmethod
+    def in_words(metrics: Mapping[str, float]) -> str:
+        """What :meth:`evaluate` found of one predictor, as a line for the screen."""
 
     def own_predictions(self, models: TrainedModels) -> TrainedModels:
         """The models; what they predicted once stays if they have been changed since."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -100,6 +101,10 @@ class TextTask(Task):
     def measured(self) -> list[str]:
         return [f"{part}_bpc" for part in self.dataset.held_out()]
 
+    @staticmethod
+    def headline(row: Mapping[str, Any]) -> str | None:
+        return None if row["test_bpc"] is None else f"{row['test_bpc']:z.3f} bits per character"
+
     def measure(self, model: nn.Module) -> dict[str, float]:
         """``<part>_bpc`` of the parts held out."""
         return text.measure({"single": predictor_of(model)}, self.dataset.held_out(), self.encoding, self.device)["single"]
@@ -110,6 +115,11 @@ class TextTask(Task):
         """Bits per character of each part that there is, see :func:`late_phase.evaluation.text.measure`."""
         with models.autocast():
             return text.measure(models.predictors, self.dataset.parts(), self.encoding, self.device)
+
+    @staticmethod
+    def in_words(metrics: Mapping[str, float]) -> str:
+        parts = (f"{part} {metrics[f'{part}_bpc']:z.4f}" for part in ("train", "validation", "test"))
+        return f"{', '.join(parts)} bits per character"
 
     def show(self, models: TrainedModels) -> str:
         """What the single model makes up after the last bytes of the validation part; always the same."""

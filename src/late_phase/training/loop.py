@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from late_phase import tasks
 from late_phase.config import choices
 from late_phase.config.choices import options
 from late_phase.config.identity import identity
@@ -52,7 +53,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
                 export(setup, files)
                 record = evaluate(setup, files, seconds, commit)
                 logger.finish(record["metrics"])
-    report(record, directory)
+    report(record, directory, tasks.kind_of(config.dataset).in_words)
     return record
 
 
@@ -67,11 +68,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     if state.history:
         files.write_history(state.history)  # a kill may have come between the checkpoint and it
 
-    with (
-        Progress(config, len(batches), state) as progress,
-        interruption.deferred(),
-        refusing_non_finite(state, len(batches), files),
-    ):
+    finite = refusing_non_finite(state, len(batches), files)
+    with Progress(config, len(batches), state, setup.task.headline) as progress, interruption.deferred(), finite:
         while state.epoch < config.epochs:
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
