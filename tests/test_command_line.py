@@ -389,7 +389,7 @@ def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
 def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):
     imported, said = imported_by(*command, folder=tmp_path)
     assert message in said
-    assert "late_phase.command_line.hydra_jobs" in imported and not imported & HEAVY
+    assert "late_phase.support.console" in imported and not imported & HEAVY
 
 
 def test_a_run_imports_what_was_chosen_only(tmp_path):

@@ -21,13 +21,14 @@ from sklearn.metrics import roc_auc_score
 from late_phase import data
 from late_phase.architectures import build
 from late_phase.data import digits
-from late_phase.data.corrupted import PAPERS_CORRUPTIONS, SEVERITIES, Corrupted
+from late_phase.data.corrupted import PAPERS_CORRUPTIONS, SEVERITIES
 from late_phase.data.images import Images, Normalization
 from late_phase.evaluation import predict
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.models import models_of_runs
 from late_phase.suites import images as suites
+from late_phase.suites.config import EvaluateConfig
 from late_phase.tasks.images import ImageTask
 from late_phase.training.loop import run
 
@@ -62,8 +63,8 @@ def log_probs(run_folder: Path, images: Images) -> torch.Tensor:
     model = build("lenet", 1, 10).eval()
     model.load_state_dict(load_file(run_folder / "model.safetensors"))
     pixels = images.pixels.double() / 255
-    subject, _ = models_of_runs(run_folder, None, None, torch.device("cpu"))
-    mean, std = subject.task.encoding.mean[0], subject.task.encoding.std[0]
+    models, _ = models_of_runs(run_folder, None, None, torch.device("cpu"))
+    mean, std = models.task.encoding.mean[0], models.task.encoding.std[0]
     with torch.no_grad():
         return model(((pixels - mean) / std).float()).log_softmax(-1)
 
@@ -158,8 +159,8 @@ def test_weights_of_any_origin_are_evaluated(main, folder, tmp_path):
     torch.save(load_file(folder / "seed=0" / "model.safetensors"), tmp_path / "mine.pt")
     command = ["architecture=lenet", "architecture.weights=mine.pt", "dataset=digits", "to=mine", "suite=all"]
     # The run's own normalization is that of its subset.
-    subject, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
-    command += [f"dataset.mean=[{subject.task.encoding.mean[0]}]", f"dataset.std=[{subject.task.encoding.std[0]}]"]
+    models, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
+    command += [f"dataset.mean=[{models.task.encoding.mean[0]}]", f"dataset.std=[{models.task.encoding.std[0]}]"]
     assert main(*command, "flatness.draws=2", script=EVALUATE)[0] in (0, None)
     assert main(f"run={folder / 'seed=0'}", "suite=all", "flatness.draws=2", script=EVALUATE)[0] in (0, None)
     for suite in ("ood", "corruption"):
@@ -224,16 +225,16 @@ def test_what_a_run_can_not_be_evaluated_by_is_one_sentence(main, folder, argume
 
 
 def test_chunks_make_no_difference(folder, monkeypatch):
-    subject, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
-    whole = predict.predict(subject.predictors["ensemble"], {"test": subject.dataset.test}, subject.task.encoding)["test"]
+    models, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
+    whole = predict.predict(models.predictors["ensemble"], {"test": models.task.dataset.test}, models.task.encoding)["test"]
     monkeypatch.setattr(predict, "EVALUATION_BATCH_SIZE", 7)
-    parts = predict.predict(subject.predictors["ensemble"], {"test": subject.dataset.test}, subject.task.encoding)["test"]
+    parts = predict.predict(models.predictors["ensemble"], {"test": models.task.dataset.test}, models.task.encoding)["test"]
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_slices_cost_no_more_than_their_predictions(folder):
     """Each slice is predicted once by each model, and nothing else is."""
-    subject, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
+    models, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
     calls = []
 
     def counted(name: str, predictor):
@@ -244,9 +245,8 @@ def test_slices_cost_no_more_than_their_predictions(folder):
 
         return models
 
-    watched = replace(subject, predictors={name: counted(name, p) for name, p in subject.predictors.items()})
-    corrupted: Corrupted = data.load_corrupted("digits_c")
-    suites.corruption(watched, corrupted)
+    watched = replace(models, predictors={name: counted(name, p) for name, p in models.predictors.items()})
+    suites.corruption(watched, EvaluateConfig(root="unused"))
     assert {name: calls.count(name) for name in set(calls)} == {"single": 30, "ensemble": 90}
     assert RunDirectory(folder / "seed=0").read_metrics() is not None
 
@@ -266,20 +266,20 @@ def test_full_size_slices_cost_as_much_as_plain_passes_and_little_memory(folder,
         pixels[::1000] = np.arange(32, dtype=np.uint8)[:, None]
         del pixels
     corrupted = data.load_corrupted("cifar10_c", root=str(tmp_path))
-    subject, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
+    models, _ = models_of_runs(folder / "seed=0", None, None, torch.device("cpu"))
     torch.manual_seed(0)
     model = build("lenet", 3, 10)
-    task = ImageTask(subject.task.dataset, Normalization((0.5,) * 3, (0.2,) * 3), torch.device("cpu"))
-    subject = replace(subject, task=task, predictors={"single": predictor_of(model)})
+    task = ImageTask(models.task.dataset, Normalization((0.5,) * 3, (0.2,) * 3), torch.device("cpu"))
+    models = replace(models, task=task, predictors={"single": predictor_of(model)})
     in_memory = corrupted.images("fog", 1)
-    suites.slice_errors(subject, in_memory)
+    suites.slice_errors(models, in_memory)
     ratios, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in PAPERS_CORRUPTIONS:
         for severity in SEVERITIES:
             times = [time.perf_counter()]
-            suites.slice_errors(subject, corrupted.images(name, severity))
+            suites.slice_errors(models, corrupted.images(name, severity))
             times.append(time.perf_counter())
-            suites.slice_errors(subject, in_memory)
+            suites.slice_errors(models, in_memory)
             times.append(time.perf_counter())
             ratios.append((times[1] - times[0]) / (times[2] - times[1]))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20  # GiB, on Linux
