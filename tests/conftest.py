@@ -14,7 +14,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from late_phase.command_line.hydra_jobs import as_dataclass, register_schemas
-from late_phase.config.training import TrainConfig, check
+from late_phase.config.check import check
+from late_phase.config.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 

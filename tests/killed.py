@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from late_phase import LatePhase
 from late_phase.command_line.hydra_jobs import as_dataclass
-from late_phase.config.training import check
+from late_phase.config.check import check
 from late_phase.runs import directory as run_directory
 from late_phase.training.loop import run
 

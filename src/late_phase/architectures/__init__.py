@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import CHOICES, Chosen, at_least, path, register
+from late_phase.config.choices import CHOICES, register
+from late_phase.config.refusals import at_least
+from late_phase.config.training import Chosen, path
 from late_phase.support.lazy import Lazy
 from late_phase.support.memory import NUMBER, check_memory
 

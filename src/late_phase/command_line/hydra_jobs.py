@@ -18,9 +18,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from late_phase.command_line.choices import load_plugins
 from late_phase.command_line.explain import explained, unknown_key
 from late_phase.command_line.overrides import check_overrides, quote_paths, variant
+from late_phase.config.check import check
 from late_phase.config.choices import CHOICES
 from late_phase.config.paths import expand_paths, path_keys
-from late_phase.config.training import TrainConfig, check
+from late_phase.config.training import TrainConfig
 from late_phase.suites.config import EvaluateConfig
 from late_phase.support.console import console, errors_in_one_sentence
 from late_phase.support.errors import UserError

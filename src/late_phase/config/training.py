@@ -7,11 +7,37 @@ command line, and so that types are checked. What they hold is documented in ``c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import CHOICES, Chosen, at_least, one_of, seed
+from late_phase.config.refusals import at_least
 from late_phase.support.errors import UserError
+
+
+def path(default: str | None = MISSING) -> Any:
+    """A field that is a path: the command line takes it as the shell hands it over, and ``~`` and ``~user`` are expanded."""
+    return field(default=default, metadata={"path": True})
+
+
+@dataclass
+class Chosen:
+    """What is chosen in a group: its keys with their types. Their values, and what they mean, are in ``configs/``.
+
+    Attributes:
+        copies: how many tensors as large as all weights it keeps while a model is trained.
+    """
+
+    copies: ClassVar[int] = 0
+
+    name: str = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuses what can't work, by itself or together with the rest of the config.
+
+        Raises:
+            UserError: naming the key, the value and the cure.
+        """
 
 
 @dataclass
@@ -61,32 +87,3 @@ class TrainConfig:
     logger: Chosen = MISSING
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-
-
-def check(config: TrainConfig) -> TrainConfig:
-    """Refuses what can't work, before any work; what depends on the data is checked when the data is there.
-
-    Raises:
-        UserError: naming the key, the value and the cure.
-    """
-    for group, choices in CHOICES.items():
-        chosen = getattr(config, group)
-        one_of(f"{group}.name", chosen.name, tuple(choices))
-        if not isinstance(chosen, choices[chosen.name].config):
-            raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
-    at_least("epochs", config.epochs, 1)
-    at_least("batch_size", config.batch_size, 1)
-    seed("seed", config.seed)
-    one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
-    if config.max_grad_norm is not None and not 0 < config.max_grad_norm < float("inf"):
-        raise UserError(f"max_grad_norm={config.max_grad_norm} is no norm to clip gradients to: choose a number above 0, or null.")
-    config.runtime.check()
-    for group in CHOICES:
-        getattr(config, group).check(config)
-    return config
-
-
-def copies(config: TrainConfig) -> int:
-    """How often training holds what is as large as the weights: weights, gradients, the single model, and what the choices keep,
-    such as the optimizer's state and averages."""
-    return 3 + sum(getattr(config, group).copies for group in CHOICES)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import CHOICES, Chosen, at_least, build, path, register, seed
+from late_phase.config.choices import CHOICES, build, register
+from late_phase.config.refusals import at_least, seed
+from late_phase.config.training import Chosen, path
 from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 

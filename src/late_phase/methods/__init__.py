@@ -6,15 +6,19 @@ imports torch at its head, because a command line is checked without it: functio
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from late_phase.config.choices import CHOICES
 from late_phase.config.training import TrainConfig
+from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import ALWAYS, Method
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from late_phase.architectures import ArchitectureConfig
@@ -40,4 +44,39 @@ def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[st
     found = {"single": predictor_of(model)}
     for method in ALWAYS.values():
         found |= method.predictors_of(model, architecture)
+    return found
+
+
+def predictors_in(
+    folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]
+) -> dict[str, Predictor]:
+    """All that predicts with the weights in a run's directory, by the name that its metrics have.
+
+    Args:
+        build: makes the plain architecture, for the weights to be loaded into.
+        methods: those of the run.
+
+    Raises:
+        RuntimeError: the weights don't fit the architecture.
+        OSError, safetensors.SafetensorError: a file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    from late_phase.evaluation.predictors import is_ensemble, predictor_of
+
+    def read(folder: Path) -> Weights:
+        model, files = build(), WeightFiles(folder)
+        for method in methods:
+            model = method.wrap(model)
+        model.load_state_dict(load_file(files.model))
+        weights = Weights(files, model.to(device), build, device)
+        weights.predictors["ensemble" if is_ensemble(model) else "single"] = predictor_of(model)
+        for method in methods:
+            weights.predictors.update(method.predictors_with(weights))
+            weights.predictors.update(method.predictors_of(model, method.config.architecture))
+        return weights
+
+    found = read(folder).predictors
+    for method in methods:
+        found |= method.predictors(folder, read)
     return found

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import Chosen, above_0, at_least, one_of, register
-from late_phase.config.training import TrainConfig, copies
+from late_phase.config.check import copies
+from late_phase.config.choices import register
+from late_phase.config.refusals import above_0, at_least, one_of
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.methods.interface import Method
 from late_phase.support.errors import UserError
 from late_phase.support.memory import NUMBER, check_memory

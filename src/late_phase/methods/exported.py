@@ -1,13 +1,11 @@
-"""Weights in the files of a folder, and what predicts with them."""
+"""Weights in the files of a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from late_phase.methods.interface import Method
 
 if TYPE_CHECKING:
     import torch
@@ -65,58 +63,11 @@ class Weights:
         model: the plain model, on its device.
         build: makes another plain model, with weights of any values, on the CPU.
         device: the model's.
-        methods: those of the run.
+        predictors: all that predicts with them, by the name that its metrics have.
     """
 
     files: WeightFiles
     model: nn.Module
     build: Callable[[], nn.Module]
     device: torch.device
-    methods: Collection[Method]
-
-    @classmethod
-    def read(cls, folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]) -> Weights:
-        """The weights in a folder.
-
-        Raises:
-            RuntimeError: they don't fit the architecture.
-            OSError, safetensors.SafetensorError: a file is missing or damaged.
-        """
-        from safetensors.torch import load_file
-
-        files, model = WeightFiles(folder), build()
-        for method in methods:
-            model = method.wrap(model)
-        model.load_state_dict(load_file(files.model))
-        return cls(files, model.to(device), build, device, methods)
-
-    def predictors(self) -> dict[str, Predictor]:
-        """All that predicts with them, by the name that its metrics have."""
-        from late_phase.evaluation.predictors import is_ensemble, predictor_of
-
-        found = {"ensemble" if is_ensemble(self.model) else "single": predictor_of(self.model)}
-        for method in self.methods:
-            found |= method.predictors_with(self) | method.predictors_of(self.model, method.config.architecture)
-        return found
-
-
-def predictors(
-    folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]
-) -> dict[str, Predictor]:
-    """All that predicts with the weights in a run's directory, by the name that its metrics have.
-
-    Args:
-        build: makes the plain architecture, for the weights to be loaded into.
-
-    Raises:
-        RuntimeError: the weights don't fit the architecture.
-        OSError, safetensors.SafetensorError: a file is missing or damaged.
-    """
-
-    def read(folder: Path) -> Weights:
-        return Weights.read(folder, build, device, methods)
-
-    found = read(folder).predictors()
-    for method in methods:
-        found |= method.predictors(folder, read)
-    return found
+    predictors: dict[str, Predictor] = field(default_factory=dict)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING
 
 from late_phase.checks import RUNNING_STATISTICS
-from late_phase.config.choices import Chosen, at_least, one_of, options, register
-from late_phase.config.training import TrainConfig, copies
+from late_phase.config.check import copies
+from late_phase.config.choices import options, register
+from late_phase.config.refusals import at_least, one_of
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import Method, Trained, due
 from late_phase.support.errors import UserError

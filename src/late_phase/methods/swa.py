@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from late_phase.config.choices import Chosen, at_least, register
-from late_phase.config.training import TrainConfig
+from late_phase.config.choices import register
+from late_phase.config.refusals import at_least
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import Method, Trained, due
 from late_phase.support.errors import UserError
@@ -117,7 +118,7 @@ class SWAMethod(Method):
         return WeightFiles(folder / "swa").all()
 
     def predictors(self, folder: Path, read: Callable[[Path], Weights]) -> dict[str, Predictor]:
-        found = read(folder / "swa").predictors()
+        found = read(folder / "swa").predictors
         return {"swa" if name == "single" else f"swa_{name}": predictor for name, predictor in found.items()}
 
     def model(self, trained: Trained) -> nn.Module:

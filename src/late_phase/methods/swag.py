@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import at_least, register
-from late_phase.config.training import TrainConfig, copies
+from late_phase.config.check import copies
+from late_phase.config.choices import register
+from late_phase.config.refusals import at_least
+from late_phase.config.training import TrainConfig
 from late_phase.methods.exported import Weights
 from late_phase.methods.interface import Trained
 from late_phase.methods.swa import SWA, SWAConfig, SWAMethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from late_phase.config.choices import path
+from late_phase.config.training import path
 from late_phase.nqp.settings import Settings
 
 

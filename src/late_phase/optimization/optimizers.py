@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING
 
 from late_phase.config import choices
-from late_phase.config.choices import Chosen, above_0, at_least, register
+from late_phase.config.choices import register
+from late_phase.config.refusals import above_0, at_least
+from late_phase.config.training import Chosen
 from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import Chosen, at_least, register
-from late_phase.config.training import TrainConfig
+from late_phase.config.choices import register
+from late_phase.config.refusals import at_least
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.support.errors import UserError
 
 Schedule = Callable[[float], float]

@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from late_phase.config.choices import Chosen, register
-from late_phase.config.training import TrainConfig
+from late_phase.config.choices import register
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.support.errors import UserError, first_line
 
 

@@ -18,7 +18,7 @@ from late_phase.config.identity import config_hash
 from late_phase.config.training import TrainConfig
 from late_phase.data import DatasetConfig
 from late_phase.methods import deep_ensemble
-from late_phase.methods.exported import WeightFiles, predictors
+from late_phase.methods.exported import WeightFiles
 from late_phase.runs.config_file import from_yaml
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.provenance import device_name, git_commit, record_of
@@ -42,7 +42,7 @@ def models_of_run(config: TrainConfig, files: RunDirectory, device: torch.device
         raise train_again(files, error) from error
     task = kind(dataset, encoding, device)
     try:
-        found = predictors(files.path, lambda: task.model(config.architecture), device, chosen)
+        found = methods.predictors_in(files.path, lambda: task.model(config.architecture), device, chosen)
         weights = [path for method in chosen for path in method.files(files.path) if path.exists()]
         made_of = digest(*weights, config_hash(config))
     except damaged as error:

@@ -9,8 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from late_phase.architectures import ArchitectureConfig
-from late_phase.config.choices import path
-from late_phase.config.training import MachineConfig
+from late_phase.config.training import MachineConfig, path
 from late_phase.data import DatasetConfig
 from late_phase.suites import SUITES
 from late_phase.support.errors import UserError

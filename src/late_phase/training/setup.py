@@ -11,8 +11,9 @@ from functools import partial
 import torch
 
 from late_phase import methods, tasks
+from late_phase.config.check import copies
 from late_phase.config.choices import options
-from late_phase.config.training import TrainConfig, copies
+from late_phase.config.training import TrainConfig
 from late_phase.data.batches import Batches
 from late_phase.methods.interface import Method, Trained
 from late_phase.optimization import optimizers
