@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from late_phase.benchmark.pairs import interval, measure, paired, peak_bytes, top_operations
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.workloads import Sizes, late_bytes_over_base
 from late_phase.support.devices import torch_settings
+from late_phase.support.timing import interval, measure, paired, peak_bytes, top_operations
 
 CPU = torch.device("cpu")
 

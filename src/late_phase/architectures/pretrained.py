@@ -40,14 +40,14 @@ def load(model: nn.Module, name: str, weights: str, whole: bool = False) -> None
         state = {imagenet.current_key(key): value for key, value in state.items()}
 
     last = next(prefix for prefix, module in reversed(list(model.named_modules())) if isinstance(module, nn.Linear))
-    head = [f"{last}.weight", f"{last}.bias"]
+    classifier = [f"{last}.weight", f"{last}.bias"]
     other_classes = all(
-        key in state and state[key].shape[1:] == own[key].shape[1:] and len(state[key]) != len(own[key]) for key in head
+        key in state and state[key].shape[1:] == own[key].shape[1:] and len(state[key]) != len(own[key]) for key in classifier
     )
     if other_classes and not whole:
-        there, wanted = len(state[head[0]]), len(own[head[0]])
+        there, wanted = len(state[classifier[0]]), len(own[classifier[0]])
         print(f"architecture.weights={weights}: {last} is for {there} classes, and starts anew for {wanted}.", file=sys.stderr)
-        state |= {key: own[key] for key in head}
+        state |= {key: own[key] for key in classifier}
     wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
     fitting = {key: value for key, value in state.items() if key not in wrong}
     missing, unknown = model.load_state_dict(fitting, strict=False)  # knows that old files don't count BatchNorm's minibatches

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from late_phase import LatePhase, architectures
-from late_phase.benchmark.pairs import Block, measure, timed
 from late_phase.benchmark.workloads import Sizes, train
 from late_phase.data.segments import Segments
 from late_phase.data.text import Vocabulary
 from late_phase.layers.rank1 import parametrize_rank1, rank1
 from late_phase.optimization import optimizers
+from late_phase.support.timing import Block, measure, timed
 
 ADAM = {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8}
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from late_phase.benchmark.language import rank1_over_lstm
-from late_phase.benchmark.pairs import EPOCH
 from late_phase.benchmark.workloads import (
     Sizes,
     augment_over_pil,
@@ -22,6 +21,7 @@ from late_phase.benchmark.workloads import (
     step_microseconds,
 )
 from late_phase.runs.provenance import device_name, git_commit
+from late_phase.support.timing import EPOCH
 
 COLUMNS = "{:24} {:>8} {:>9} {:>8} {:>17} {:>6}  {:>9}  {:16} {}"
 

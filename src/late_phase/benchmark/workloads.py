@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from late_phase import LatePhase, architectures, batchnorm, head
-from late_phase.benchmark.pairs import EPOCH, Block, measure, peak_bytes, timed
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Images, Normalization
 from late_phase.optimization import optimizers
 from late_phase.support.devices import cores
-from late_phase.training.state import Tally
+from late_phase.support.timing import EPOCH, Block, measure, peak_bytes, timed
+from late_phase.training.state import EpochSums
 
 CONFIGS = Path(__file__).parents[3] / "configs"  # the checkout's
 CPU = torch.device("cpu")
@@ -266,9 +266,9 @@ def epoch_over_plain(name: str, bar: float, sizes: Sizes, device: torch.device) 
     model, late = build_as_here(name, sizes, device, sizes.K)
 
     def train_as_here() -> None:
-        tally = Tally()
-        train(model, late, itertools.islice(batches.epoch(0), count), tally.add)
-        tally.synchronize()
+        sums = EpochSums()
+        train(model, late, itertools.islice(batches.epoch(0), count), sums.add)
+        sums.synchronize()
 
     def ours() -> float:
         torch.backends.cudnn.deterministic = True  # as in training

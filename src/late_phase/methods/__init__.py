@@ -1,7 +1,7 @@
 """Methods: what a run does beyond plain training. A module each, which holds all that is special about it.
 
 Every module of this folder is imported here, and registers its choices. So nothing else knows a method by its name. No module
-imports torch at its head, because a command line is checked without it: functions that need torch import it.
+imports torch at its beginning, because a command line is checked without it: functions that need torch import it.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def predictors_in(
 
     from late_phase.evaluation.predictors import is_ensemble, predictor_of
 
-    def read(folder: Path) -> Weights:
+    def read(folder: Path, members: bool = True) -> Weights:
         model, files = build(), WeightFiles(folder)
         for method in methods:
             model = method.wrap(model)
         model.load_state_dict(load_file(files.model))
-        weights = Weights(files, model.to(device), build, device)
+        weights = Weights(files, model.to(device), build, device, members)
         weights.predictors["ensemble" if is_ensemble(model) else "single"] = predictor_of(model)
         for method in methods:
             weights.predictors.update(method.predictors_with(weights))

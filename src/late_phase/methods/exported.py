@@ -63,6 +63,7 @@ class Weights:
         model: the plain model, on its device.
         build: makes another plain model, with weights of any values, on the CPU.
         device: the model's.
+        members: whether there are members' weights, if the run's model has members.
         predictors: all that predicts with them, by the name that its metrics have.
     """
 
@@ -70,4 +71,5 @@ class Weights:
     model: nn.Module
     build: Callable[[], nn.Module]
     device: torch.device
+    members: bool
     predictors: dict[str, Predictor] = field(default_factory=dict)

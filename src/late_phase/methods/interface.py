@@ -130,11 +130,12 @@ class Method:
         """What predicts with the files of weights in a folder, besides."""
         return {}
 
-    def predictors(self, folder: Path, read: Callable[[Path], Weights]) -> dict[str, Predictor]:
+    def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
         """What predicts with files of the method's own in a run's directory.
 
         Args:
-            read: reads weights from a folder as the run's own are read.
+            read: reads weights from a folder as the run's own are read, ``read(folder)``; where only those of a single model were
+                written, ``read(folder, members=False)``.
 
         Raises:
             OSError, safetensors.SafetensorError: a file is missing or damaged.

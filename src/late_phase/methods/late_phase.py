@@ -61,6 +61,10 @@ class LatePhaseConfig(Chosen):
             )
         self.check_T0(config)
 
+    def reached(self, epochs: int) -> int | None:
+        """T0, in epochs; None if the late phase doesn't come within so many."""
+        return None if self.T0 is None or epochs <= self.T0 else self.T0
+
     def check_T0(self, config: TrainConfig) -> None:
         """Raises ``UserError`` if the late phase never begins, or after the end."""
         if self.T0 is None:
@@ -74,6 +78,9 @@ class LatePhaseConfig(Chosen):
 @dataclass
 class NoneConfig(LatePhaseConfig):
     has_weights: ClassVar[bool] = False
+
+    def reached(self, epochs: int) -> None:
+        return None
 
     def check_T0(self, config: TrainConfig) -> None:
         if self.K != 1:
@@ -230,8 +237,7 @@ class LatePhaseModel(Method):
         from late_phase.weights import load
 
         settings = self.config.late_phase
-        reached = settings.T0 is not None and self.config.epochs > settings.T0
-        if not reached or not (settings.has_weights or settings.head):
+        if not weights.members or settings.reached(self.config.epochs) is None or not settings.has_weights:
             return {}
         base = weights.model
         if weights.files.base.exists():

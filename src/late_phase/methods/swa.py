@@ -117,7 +117,7 @@ class SWAMethod(Method):
     def files(self, folder: Path) -> list[Path]:
         return WeightFiles(folder / "swa").all()
 
-    def predictors(self, folder: Path, read: Callable[[Path], Weights]) -> dict[str, Predictor]:
+    def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
         found = read(folder / "swa").predictors
         return {"swa" if name == "single" else f"swa_{name}": predictor for name, predictor in found.items()}
 

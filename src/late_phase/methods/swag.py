@@ -135,7 +135,7 @@ class SWAGMethod(SWAMethod):
     def files(self, folder: Path) -> list[Path]:
         return [*super().files(folder), file(folder)]
 
-    def predictors(self, folder: Path, read: Callable[[Path], Weights]) -> dict[str, Predictor]:
+    def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
         from safetensors.torch import load_file
 
         weights = read(folder / "swa")

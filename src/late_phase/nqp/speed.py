@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from late_phase.benchmark.pairs import interval, paired
 from late_phase.nqp.problem import Array, NoisyQuadratic, paper_problem
 from late_phase.nqp.simulate import LatePhaseEnsemble, simulate
+from late_phase.support.timing import interval, paired
 
 
 def loop_step(problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B: int, epsilon: Array) -> None:

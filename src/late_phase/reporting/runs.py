@@ -89,11 +89,15 @@ def read_run(path: Path) -> Run:
         else:
             with (directory / "history.csv").open(encoding="utf-8") as file:
                 history = list(csv.DictReader(file))
-        config = OmegaConf.load(directory / "config.yaml")
-        T0 = None if config.late_phase.name == "none" or config.epochs <= config.late_phase.T0 else config.late_phase.T0
-        return Run(path.parent, record, history, T0)
+        return Run(path.parent, record, history, record["T0"] if "T0" in record else _T0_of(directory / "config.yaml"))
     except (OSError, ValueError, KeyError, TypeError, csv.Error, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path.parent} is no whole run ({first_line(error)}): repair it, or leave it out.") from error
+
+
+def _T0_of(config: Path) -> int | None:
+    """T0 of a run by its config, as the first records don't have it."""
+    plain = OmegaConf.load(config)
+    return None if plain.late_phase.name == "none" or plain.epochs <= plain.late_phase.T0 else plain.late_phase.T0
 
 
 def copy_runs(runs: Sequence[Run], to: Path) -> None:
@@ -140,7 +144,7 @@ def table(runs: Sequence[Run]) -> str:
         "test BPC": ("test_bpc", 1, 4),
     }
     there = {key for run in runs for metrics in run.record["metrics"].values() for key in metrics}
-    columns = {head: column for head, column in columns.items() if column[0] in there}
+    columns = {title: column for title, column in columns.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
         for predictor in sorted(group[0].record["metrics"], key=lambda name: name != "single"):  # the first records aren't in order
@@ -154,7 +158,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with the columns aligned; the first row is its head."""
+    """A Markdown table with the columns aligned; the first row has their titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

@@ -13,12 +13,13 @@ from late_phase.config.training import TrainConfig
 
 
 def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:
-    """Where metrics come from: the head of ``metrics.json``. Experiment and variant are those of the directory's name."""
+    """Where metrics come from: the first entries of ``metrics.json``. Experiment and variant are those of the directory's name."""
     variant = directory.resolve().parent
     return {
         "experiment": variant.parent.name,
         "variant": variant.name,
         "seed": config.seed,
+        "T0": config.late_phase.reached(config.epochs),
         "config_hash": config_hash(config),
         "git_commit": commit,
         "device": device_name(device),

@@ -27,7 +27,7 @@ from late_phase.training.ending import evaluate, export
 from late_phase.training.interruption import Interruption
 from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
-from late_phase.training.state import NonFiniteLoss, State, Tally
+from late_phase.training.state import EpochSums, NonFiniteLoss, State
 
 
 def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
         while state.epoch < config.epochs:
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
-            for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.tally.batches), state.tally.batches):
+            for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.sums.batches), state.sums.batches):
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
@@ -84,18 +84,18 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 if config.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                 late.step()
-                state.tally.add(loss, logits, labels)
+                state.sums.add(loss, logits, labels)
                 progress.step(state)
                 if interruption.requested:
                     state.seconds = time.monotonic() - clock
                     save(setup, files, state)
                     interruption.exit()
-            state.tally.synchronize()
+            state.sums.synchronize()
             for method in methods:
                 method.after_epoch(setup.trained, state.epoch)
             state.seconds = time.monotonic() - clock
             state.history.append(history_row(setup, state))
-            state.epoch, state.tally = state.epoch + 1, Tally()
+            state.epoch, state.sums = state.epoch + 1, EpochSums()
             if state.epoch == config.epochs or due(state.epoch, config.runtime.checkpoint_every):
                 save(setup, files, state)
             files.write_history(state.history)
@@ -126,7 +126,7 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
             "batches": setup.batches.state_dict(),
             "random": random_state(setup.device),
             "epoch": state.epoch,
-            "tally": state.tally.state_dict(),
+            "tally": state.sums.state_dict(),
             "history": state.history,
             "seconds": state.seconds,
             **{name: own for name, own in of_methods.items() if own is not None},
@@ -146,7 +146,7 @@ def resume(setup: Setup, files: RunDirectory) -> State:
         if checkpoint.get(name) is not None:
             method.load_state_dict(checkpoint[name], setup.device)
     set_random_state(checkpoint["random"], setup.device)
-    return State(checkpoint["epoch"], Tally(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
+    return State(checkpoint["epoch"], EpochSums(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
 
 
 def history_row(setup: Setup, state: State) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "epoch": epoch,
         "learning_rate": late.param_groups[0]["lr"],
         "members": late.K if late.spawned else 1,
-        "train_loss_nats": state.tally.loss / state.tally.examples,
-        "train_accuracy": state.tally.correct / state.tally.examples,
+        "train_loss_nats": state.sums.loss / state.sums.examples,
+        "train_accuracy": state.sums.correct / state.sums.examples,
     }
     for method in setup.methods.values():
         for prefix, model in method.measured(setup.trained, epoch).items():

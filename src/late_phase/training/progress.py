@@ -32,7 +32,7 @@ class Progress:
         self._lines = config.runtime.progress and not sys.stderr.isatty()
         self._bar = tqdm(
             total=config.epochs * batches,
-            initial=state.epoch * batches + state.tally.batches,
+            initial=state.epoch * batches + state.sums.batches,
             unit=" batches",
             disable=not config.runtime.progress or self._lines,
             dynamic_ncols=True,
@@ -50,9 +50,9 @@ class Progress:
     def step(self, state: State) -> None:
         """After each minibatch. Loss and accuracy are of the epoch so far, as far as the device has told."""
         self._bar.update()
-        if state.tally.examples not in (0, self._shown):
-            self._shown = state.tally.examples
-            loss, accuracy = state.tally.loss / self._shown, state.tally.correct / self._shown
+        if state.sums.examples not in (0, self._shown):
+            self._shown = state.sums.examples
+            loss, accuracy = state.sums.loss / self._shown, state.sums.correct / self._shown
             self._bar.set_postfix(loss=f"{loss:z.3f}", accuracy=f"{accuracy:z.1%}", refresh=False)
 
     def epoch(self, state: State) -> None:

@@ -21,7 +21,7 @@ class NonFiniteLoss(Exception):
         self.value = value
 
 
-class Tally:
+class EpochSums:
     """Sums since the start of an epoch, weighted by examples."""
 
     def __init__(self, batches: int = 0, examples: int = 0, loss: float = 0.0, correct: int = 0) -> None:
@@ -68,6 +68,6 @@ class State:
     """How far a run has come: complete epochs, the sums of the present one, a history row per epoch, and seconds of training."""
 
     epoch: int = 0
-    tally: Tally = field(default_factory=Tally)
+    sums: EpochSums = field(default_factory=EpochSums)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0

@@ -1,0 +1,83 @@
+"""A package of the user's adds a method, an architecture and a suite: nothing of this repository is changed for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from runs import TINY, history
+from safetensors.torch import load_file
+
+CHOICES = ("averaging=ema", "architecture=two_layers")
+
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as an installer leaves it: a package, and beside it what says which entry points it has. Beside its folder a run."""
+    site = Path(shutil.copytree(PLUGIN, tmp_path_factory.mktemp("trained") / "site"))
+    done = train(site)
+    assert not done.returncode and "ema: test accuracy" in done.stdout, done.stderr
+    return site
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PLUGIN, tmp_path / "site"))
+
+
+def python(site: Path, *command: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{site}"}
+    script = [sys.executable, str(ROOT / command[0]), *command[1:]]
+    return subprocess.run(script, cwd=site.parent, env=environment, capture_output=True, text=True, check=False)
+
+
+def train(site: Path, *overrides: str) -> subprocess.CompletedProcess:
+    return python(site, "train.py", "--config-dir", str(site / "configs"), *CHOICES, *TINY, *overrides, "hydra.run.dir=run")
+
+
+def test_a_plug_in_trains_and_is_evaluated(trained):
+    run = trained.parent / "run"
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert list(metrics) == ["single", "ensemble", "ema"] and metrics["ema"] != metrics["single"]
+    checkpoint, exported = torch.load(run / "checkpoint.pt", weights_only=True), load_file(run / "ema" / "model.safetensors")
+    assert torch.equal(checkpoint["averaging"]["mean"]["0.weight"], exported["0.weight"])
+    assert len(history(run)) == 4
+
+    done = python(trained, "scripts/evaluate.py", "run=run", "suite=confidence")
+    assert not done.returncode and "confidence, digits" in done.stdout, done.stderr
+    record = json.loads((run / "evaluation" / "confidence.json").read_text())
+    assert set(record["metrics"]) == set(metrics) and record["images"] == 40
+    assert all(0.1 < row["confidence"] <= 1 for row in record["metrics"].values())
+
+
+def test_what_a_plug_in_refuses_is_told_as_all_else(installed):
+    done = train(installed, "averaging.decay=-1")
+    assert done.returncode == 1
+    assert done.stderr == "error: averaging.decay=-1.0 is out of range: choose a number of at least 0.\n"
+
+
+def test_a_plug_in_that_is_broken_is_named(installed):
+    (installed / "ema_plugin" / "__init__.py").write_text("import nowhere\n")
+    done = python(installed, "train.py")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: the plug-in ema=ema_plugin can't be loaded (ModuleNotFoundError: No module named 'nowhere'): mend it, or uninstall "
+        "its package.\n"
+    )
+
+
+def test_without_its_plug_in_a_run_is_not_read(trained):
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), f"run={trained.parent / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "config.yaml is not the config of a run" in done.stderr and "two_layers" in done.stderr
