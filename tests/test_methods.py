@@ -40,6 +40,7 @@ METHODS = {
     "lphnet": Method(("late_phase=hypernetwork",), LATE),
     "lphead": Method(("late_phase=head",), LATE),
     "lpfull": Method(("late_phase=full",), LATE),
+    "lpselect": Method(("late_phase=select", "late_phase.select=[bn*,type:Linear]", "late_phase.sigma0=0.1"), LATE),
     "lpbn_frozen": Method(("late_phase.gamma_theta=0",), LATE),
     "accumulation": Method(("late_phase=accumulation", "late_phase.gamma_theta=0.5"), {"single": 1}),
     "base_swa": Method((*NONE, *SWA), {"single": 1, "swa": 1}),
@@ -219,7 +220,7 @@ def photos(root: Path, splits: tuple[str, ...], count: int, size: int) -> None:
 
 
 def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
-    for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa"}:
+    for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa", "lpselect"}:
         config, tested = composed(f"+experiment=digits_lenet_{method}"), composed(*tiny(method))
         assert [config.late_phase.name, config.averaging.name, config.ensemble.name] == [
             tested.late_phase.name,

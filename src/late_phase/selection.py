@@ -40,7 +40,7 @@ class Rule(NamedTuple):
         if self.pattern.startswith(TYPE):
             names = [_classes(module)[0] for module in model.modules() if _classes(module)]
             known = "choose from the classes of model.modules()."
-        found = difflib.get_close_matches(self.pattern.removeprefix(TYPE), list(dict.fromkeys(names)), 3)
+        found = difflib.get_close_matches(self.pattern.removeprefix(TYPE).strip("*?."), list(dict.fromkeys(names)), 3)
         return f"did you mean {' or '.join(found)}? Or {known}" if found else known
 
 

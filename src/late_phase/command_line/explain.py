@@ -74,8 +74,8 @@ def unknown_key(key: str, owner: type | None) -> str:
     others = [choice for choice, (config, _) in CHOICES.get(group, {}).items() if name in config.__dataclass_fields__]
     close = difflib.get_close_matches(name, known, 1)
     if others:
-        cure = f"it is one of {' or '.join(f'{group}={other}' for other in others)}."
-    elif close:
+        return f"{key} is a key of {' and '.join(f'{group}={other}' for other in others)} only: choose that, or leave out {key}."
+    if close:
         cure = f"did you mean {close[0]}?"
     else:
         cure = f"choose one of {', '.join(known)}." if known else "see the files in configs/."
