@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
+from conftest import ROOT
 
 from late_phase.benchmark.report import benchmark
-from late_phase.benchmark.workloads import Sizes, late_bytes_over_base
+from late_phase.benchmark.workloads import Sizes, late_bytes_over_base, memory_format
 from late_phase.support.devices import torch_settings
 from late_phase.support.timing import interval, measure, paired, peak_bytes, top_operations
 
@@ -118,3 +123,16 @@ def test_everything_is_measured_and_printed(capsys):
         assert f"\n{m['name']} " in printed
     assert record["memory"]["late_bytes_over_base"] > record["memory"]["late_bytes_over_base_less_theta_gradient"] > 0
     assert {"torch", "device", "threads", "git_commit", "sizes", "total_seconds"} <= set(record)
+
+
+@pytest.mark.parametrize("name", ["wrn", "lenet"])
+def test_the_memory_format_is_that_of_training(name):
+    config = yaml.safe_load((ROOT / "configs" / "architecture" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert (memory_format(name) == torch.channels_last) == config["channels_last"]
+
+
+def test_it_needs_no_checkout(tmp_path):
+    shutil.copytree(ROOT / "src" / "late_phase", tmp_path / "late_phase")
+    code = "from late_phase.benchmark import report, workloads; print(report.__file__, workloads.memory_format('wrn'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{tmp_path}/late_phase/benchmark/report.py torch.channels_last\n", done.stderr

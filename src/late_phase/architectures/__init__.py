@@ -49,6 +49,7 @@ class LeNetConfig(ImageArchitectureConfig):
 
 @dataclass
 class WideResNetConfig(ImageArchitectureConfig):
+    channels_last: bool = True
     depth: int = MISSING
     width: int = MISSING
     dropout: float = 0.0

@@ -9,17 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from late_phase import LatePhase, architectures, batchnorm, head
+from late_phase.config.choices import CHOICES
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Images, Normalization
 from late_phase.optimization import optimizers
@@ -27,7 +26,6 @@ from late_phase.support.devices import cores
 from late_phase.support.timing import EPOCH, Block, measure, peak_bytes, timed
 from late_phase.training.state import EpochSums
 
-CONFIGS = Path(__file__).parents[3] / "configs"  # the checkout's
 CPU = torch.device("cpu")
 SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -70,9 +68,9 @@ def build(name: str, sizes: Sizes, device: torch.device) -> nn.Module:
 
 
 def memory_format(name: str) -> torch.memory_format:
-    """That of the architecture's config."""
-    channels_last = OmegaConf.load(CONFIGS / "architecture" / f"{name}.yaml").channels_last
-    return torch.channels_last if channels_last else torch.contiguous_format
+    """That in which the architecture is trained here."""
+    config = CHOICES["architecture"][name].config
+    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def build_as_here(name: str, sizes: Sizes, device: torch.device, K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:

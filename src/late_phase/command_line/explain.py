@@ -75,10 +75,7 @@ def unknown_key(key: str, owner: type | None) -> str:
     close = difflib.get_close_matches(name, known, 1)
     if others:
         return f"{key} is a key of {' and '.join(f'{group}={other}' for other in others)} only: choose that, or leave out {key}."
-    if close:
-        cure = f"did you mean {close[0]}?"
-    else:
-        cure = f"choose one of {', '.join(known)}." if known else "see the files in configs/."
+    cure = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}." if known else "see the files in configs/."
     return f"{key} is not a key of the config: {cure}"
 
 
