@@ -13,8 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from late_phase.command_line.hydra_jobs import as_dataclass, register_schemas
-from late_phase.config.check import check
+from late_phase.command_line.hydra_jobs import as_train_config, register_schemas
 from late_phase.config.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +30,7 @@ def composed() -> Callable[..., TrainConfig]:
 
     def compose_config(*overrides: str) -> TrainConfig:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return check(as_dataclass(compose("train", ["runtime.progress=false", *overrides])))
+            return as_train_config(compose("train", ["runtime.progress=false", *overrides]))
 
     return compose_config
 

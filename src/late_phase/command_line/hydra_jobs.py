@@ -20,6 +20,7 @@ from late_phase.command_line.explain import explained, unknown_key
 from late_phase.command_line.overrides import check_overrides, quote_paths, variant
 from late_phase.config.check import check
 from late_phase.config.choices import CHOICES
+from late_phase.config.pace import at_pace
 from late_phase.config.paths import expand_paths, path_keys
 from late_phase.config.training import TrainConfig
 from late_phase.suites.config import EvaluateConfig
@@ -77,6 +78,15 @@ def as_dataclass(composed: DictConfig) -> Any:
     return expand_paths(typed)
 
 
+def as_train_config(composed: DictConfig) -> TrainConfig:
+    """The composed config of a run, checked.
+
+    Raises:
+        UserError: it can't be.
+    """
+    return check(at_pace(as_dataclass(composed)))
+
+
 @contextmanager
 def job() -> Iterator[None]:
     """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end."""
@@ -102,7 +112,7 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
                 raise UserError(f"hydra.{key} is empty: leave it out, or give a path; that of the current folder is a dot.")
             check_utf8(f"hydra.{key}", directory)
             check_overrides(list(hydra.overrides.task))
-            return run(check(as_dataclass(composed)), directory)
+            return run(as_train_config(composed), directory)
         finally:
             remove_empty(directory)
 

@@ -14,13 +14,13 @@ NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers")
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """The part of a config on which the result depends, as plain values."""
+    """The part of a config on which the result depends, as plain values. Its pace is in its times."""
 
     def keep(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         return {
             key: keep(value, f"{prefix}{key}.") if isinstance(value, dict) else value
             for key, value in values.items()
-            if f"{prefix}{key}" not in NOT_IN_IDENTITY
+            if f"{prefix}{key}" not in (*NOT_IN_IDENTITY, "pace")
         }
 
     return keep(asdict(config), "")

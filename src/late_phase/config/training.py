@@ -14,6 +14,14 @@ from omegaconf import MISSING
 from late_phase.config.refusals import at_least
 from late_phase.support.errors import UserError
 
+EPOCHS = {"epochs": True}
+"""Metadata of a field that is a time, or a list of times, in epochs."""
+
+
+def in_epochs(default: Any = MISSING) -> Any:
+    """A field that is a time in epochs: ``pace`` stretches or shortens it."""
+    return field(default=default, metadata=EPOCHS)
+
 
 def path(default: str | None = MISSING) -> Any:
     """A field that is a path: the command line takes it as the shell hands it over, and ``~`` and ``~user`` are expanded."""
@@ -74,9 +82,10 @@ class RuntimeConfig(MachineConfig):
 @dataclass
 class TrainConfig:
     seed: int = 0
-    epochs: int = MISSING
+    epochs: int = in_epochs()
     batch_size: int = MISSING
     max_grad_norm: float | None = None
+    pace: float = 1.0
     dataset: Chosen = MISSING
     architecture: Chosen = MISSING
     ensemble: Chosen = MISSING

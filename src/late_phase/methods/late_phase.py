@@ -17,7 +17,7 @@ from late_phase.checks import RUNNING_STATISTICS
 from late_phase.config.check import copies
 from late_phase.config.choices import options, register
 from late_phase.config.refusals import at_least, one_of
-from late_phase.config.training import Chosen, TrainConfig
+from late_phase.config.training import Chosen, TrainConfig, in_epochs
 from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import Method, Trained, due
 from late_phase.support.errors import UserError
@@ -43,7 +43,7 @@ class LatePhaseConfig(Chosen):
     has_weights: ClassVar[bool] = True
 
     K: int = 1
-    T0: int | None = None
+    T0: int | None = in_epochs(None)
     sigma0: float = 0.0
     gamma_theta: float = 1.0
     head: bool = False

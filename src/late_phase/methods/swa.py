@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from late_phase.config.choices import register
 from late_phase.config.refusals import at_least
-from late_phase.config.training import Chosen, TrainConfig
+from late_phase.config.training import Chosen, TrainConfig, in_epochs
 from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import Method, Trained, due
 from late_phase.support.errors import UserError
@@ -31,7 +31,7 @@ class AveragingConfig(Chosen):
 
     of_an_ensemble: ClassVar[bool] = True
 
-    start: int | None = None
+    start: int | None = in_epochs(None)
 
 
 @dataclass

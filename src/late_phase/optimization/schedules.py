@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from late_phase.config.choices import register
 from late_phase.config.refusals import at_least
-from late_phase.config.training import Chosen, TrainConfig
+from late_phase.config.training import EPOCHS, Chosen, TrainConfig, in_epochs
 from late_phase.support.errors import UserError
 
 Schedule = Callable[[float], float]
@@ -19,7 +19,7 @@ Schedule = Callable[[float], float]
 
 @dataclass
 class BreakpointsConfig(Chosen):
-    epochs: list[int] = MISSING
+    epochs: list[int] = field(default=MISSING, metadata=EPOCHS)
     factors: list[float] = MISSING
 
     def check(self, config: TrainConfig) -> None:
@@ -34,7 +34,7 @@ class BreakpointsConfig(Chosen):
 
 @dataclass
 class MultistepConfig(BreakpointsConfig):
-    warmup: int = 0
+    warmup: int = in_epochs(0)
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
