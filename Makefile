@@ -10,8 +10,13 @@ PY := .venv/bin/python
 INSTALLED := .venv/.installed
 endif
 
+TABLES := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*.yaml))
+comma := ,
+TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(comma), ,$(SEEDS))) \
+	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(WITH),--with $(WITH))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench methods figure1 table6 clean
+.PHONY: help setup demo test lint bench figure1 tables clean $(TABLES)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,16 +36,15 @@ lint: $(INSTALLED) ## Check style and formatting
 bench: $(INSTALLED) ## Run the benchmark
 	$(PY) scripts/benchmark.py
 
-methods: $(INSTALLED) ## Train every method on the embedded digits and make the table of them
-	$(PY) scripts/methods.py
-
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1
 
-TEXT ?= enwik8
+# make table3 makes Table 3; configs/table has all. SCALE=digits makes it small, DRY=1 says what it would run.
+$(TABLES): $(INSTALLED)
+	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 
-table6: $(INSTALLED) ## Make Table 6, of language models, on enwik8 (needs a GPU), or with TEXT=pydocs the embedded one (a quarter of an hour)
-	$(PY) scripts/table6.py $(TEXT)
+tables: $(INSTALLED) ## Make every table of the paper; SCALE=digits SEEDS=0,1,2 LAUNCHER=joblib DRY=1
+	$(PY) scripts/table.py $(TABLES) $(TABLE_OPTIONS)
 
 # make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.
 data-%: $(INSTALLED)

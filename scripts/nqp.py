@@ -20,9 +20,10 @@ from omegaconf import DictConfig
 
 from late_phase.command_line.hydra_jobs import as_dataclass, job, start
 from late_phase.nqp.config import NqpConfig
-from late_phase.nqp.cost import check_settings, in_words
+from late_phase.nqp.cost import check_settings
 from late_phase.nqp.settings import Settings
 from late_phase.runs.provenance import git_commit
+from late_phase.support.console import duration
 from late_phase.support.devices import cores
 from late_phase.support.errors import UserError
 from late_phase.support.files import check_file, write_json
@@ -108,7 +109,7 @@ def compare_speed(config: NqpConfig, settings: Settings, began: float) -> None:
 def announce(what: str, seconds: float) -> None:
     """Says on standard error what is going to take more than a minute."""
     if seconds > 60:
-        print(f"{what} will take about {in_words(seconds)}", file=sys.stderr, flush=True)
+        print(f"{what} will take about {duration(seconds)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

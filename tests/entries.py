@@ -24,8 +24,7 @@ ENTRIES = {
     "scripts/prepare_data.py": ["digits"],
     "scripts/benchmark.py": [],
     "scripts/demo.py": [],
-    "scripts/methods.py": [],
-    "scripts/table6.py": ["pydocs"],
+    "scripts/table.py": ["methods", "--build"],
 }
 """Script -> arguments."""
 
@@ -34,7 +33,7 @@ def run(script: str) -> int | str | None:
     """A script as ``__main__``, with each training run that others start done already; returns what it exits with."""
     done = subprocess.CompletedProcess([], 0, "", "")
     with patch.object(sys, "argv", [script, *ENTRIES[script]]), patch("late_phase.benchmark.report.benchmark", lambda *_: None):
-        starts_others = script in ("scripts/demo.py", "scripts/methods.py", "scripts/table6.py")
+        starts_others = script == "scripts/demo.py"
         with patch("subprocess.run", lambda *_, **__: done) if starts_others else patch("os.nice"):
             try:
                 runpy.run_path(script, run_name="__main__")
@@ -47,8 +46,7 @@ def copy(folder: Path) -> None:
     for name in ("scripts", "configs"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "train.py", folder)
-    for results in ("methods", "table6_pydocs"):
-        shutil.copytree(ROOT / "results" / results, folder / "outputs", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "results" / "methods", folder / "outputs")
 
 
 if __name__ == "__main__":

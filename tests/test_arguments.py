@@ -29,17 +29,17 @@ MISTAKES = {
     "no name": ("prepare_data", [], r"the following arguments are required: NAME: {usage}"),
     "an unknown name": ("prepare_data", ["cifar11"], rf"argument NAME: 'cifar11' is {NAMES}: {{usage}}"),
     "a name too many": ("prepare_data", ["digits", "noise"], r"unrecognized arguments: noise: {usage}"),
-    "an unknown text": ("table6", ["bible"], r"argument TEXT: 'bible' is none of enwik8, pydocs: {usage}"),
+    "an unknown table": ("table", ["table7"], r"table7 is no table of methods, table1, table10, .*: {usage}"),
+    "no table": ("table", [], r"the following arguments are required: NAME: {usage}"),
+    "an unknown scale": ("table", ["table3", "--scale", "huge"], r"--scale huge is none of digits, pydocs: {usage}"),
     "arguments of the demo": ("demo", ["fast"], r"unrecognized arguments: fast: {usage}"),
-    "arguments of the methods": ("methods", ["--seeds=3"], r"unrecognized arguments: --seeds=3: {usage}"),
 }
 USAGE = {
     "benchmark": r"write benchmark\.py \[-h\] \[--pairs N\] \[--json FILE\]\.",
     "report": r"write report\.py \[-h\] \[--to FOLDER\] \[--keep\] FOLDER \[FOLDER \.\.\.\]\.",
     "prepare_data": r"write prepare_data\.py \[-h\] \[--root FOLDER\] NAME\.",
-    "table6": r"write table6\.py \[-h\] \[TEXT\]\.",
+    "table": r"write table\.py \[-h\] \[--dry\] .* NAME \[NAME \.\.\.\]\.",
     "demo": r"write demo\.py \[-h\]\.",
-    "methods": r"write methods\.py \[-h\]\.",
 }
 
 

@@ -24,8 +24,7 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PATH": 
     "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
 def test_every_script_ends_well_on_a_terminal_that_knows_ascii_only(tmp_path, encoding):
-    # Which are no entries: a module of others, and what makes the environment before there is this package.
-    others = {"scripts/jobs.py", "scripts/install.py"}
+    others = {"scripts/install.py"}  # which makes the environment before there is this package
     assert {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} - others <= set(entries.ENTRIES)
     command = [sys.executable, str(ROOT / "tests" / "entries.py"), str(tmp_path / "copy")]
     done = subprocess.run(command, env=ENVIRONMENT | encoding, capture_output=True, check=False)
@@ -34,7 +33,7 @@ def test_every_script_ends_well_on_a_terminal_that_knows_ascii_only(tmp_path, en
     by_script = dict(zip(printed[::2], printed[1::2], strict=True))
     assert set(by_script) == set(entries.ENTRIES)
     assert "flatness: sigma_z | single: deltaL (nats), 95 %" in by_script["scripts/evaluate.py"]
-    for script in ("evaluate", "report", "nqp", "demo", "methods", "table6"):
+    for script in ("evaluate", "report", "nqp", "demo", "table"):
         assert re.search(r"\d \+- \d", by_script[f"scripts/{script}.py"]), script
     assert "mean +- standard deviation over n seeds" in by_script["scripts/demo.py"]
 
@@ -94,8 +93,7 @@ LONG = {
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
     "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",
     "scripts/demo.py": "subprocess.run",
-    "scripts/methods.py": "subprocess.run",
-    "scripts/table6.py": "subprocess.run",
+    "scripts/table.py": "late_phase.command_line.plan.plan",
 }
 """Script -> what takes long in it."""
 

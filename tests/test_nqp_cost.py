@@ -7,10 +7,11 @@ import tracemalloc
 
 import pytest
 
-from late_phase.nqp.cost import check_bytes, check_seconds, in_words, needed_bytes, needed_seconds
+from late_phase.nqp.cost import check_bytes, check_seconds, needed_bytes, needed_seconds
 from late_phase.nqp.measure import Plan, measure, plan
 from late_phase.nqp.settings import MODELS, Settings
 from late_phase.support import memory
+from late_phase.support.console import duration
 from late_phase.support.errors import UserError
 
 SIZES = [
@@ -131,4 +132,4 @@ def test_the_limit_is_a_month():
     [(3, "3 seconds"), (119, "119 seconds"), (120, "2 minutes"), (7200, "2 hours"), (2.6e6, "30 days"), (8.64e20, "1e+16 days")],
 )
 def test_durations_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert duration(seconds) == words

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from late_phase.reporting.runs import Run, mean_and_std, table
+from late_phase.reporting.runs import Run, table
+from late_phase.reporting.statistics import mean_and_std
 from late_phase.reporting.suite_tables import suite_table
 from late_phase.tasks.images import ImageTask
 from late_phase.tasks.text import TextTask

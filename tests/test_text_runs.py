@@ -23,8 +23,6 @@ from late_phase import data
 from late_phase.architectures import build
 from late_phase.config.training import TrainConfig
 from late_phase.layers.rank1 import parametrize_rank1
-from late_phase.reporting.runs import find_runs
-from late_phase.reporting.table6 import table6
 from late_phase.runs.models import models_of_runs
 from late_phase.support.errors import UserError
 from late_phase.training.loop import run
@@ -236,18 +234,8 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
     assert given["metrics"]["single"] == own["metrics"]["single"]
 
 
-def test_table_6_is_made_of_runs(finished, tmp_path, main: Main):
+def test_the_report_on_texts_has_bits_per_character(finished, tmp_path, main: Main):
     folders = [finished(name).parent for name in ("lprank1", "base", "rank1")]
-    lines = table6(find_runs(folders)).splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["Model", "-" * 18, "Base", "Base + Rank1", "Late-phase Rank1"]
-    for line, name in zip(lines[2:], ("base", "rank1", "lprank1"), strict=True):
-        runs = [json.loads((path / "metrics.json").read_text())["metrics"] for path in sorted(finished(name).parent.glob("seed=*"))]
-        train, _, test, ensemble, swa, n = (cell.strip() for cell in line.split("|")[2:-1])
-        for cell, predictor, metric in ((train, "single", "train"), (test, "single", "test"), (swa, "swa", "test")):
-            mean = sum(metrics[predictor][f"{metric}_bpc"] for metrics in runs) / len(runs)
-            assert float(cell.partition(" ")[0]) == pytest.approx(mean, abs=6e-4)
-        assert bool(ensemble) == (name == "lprank1") and n == str(len(runs))
-
     status, output = main(*map(str, folders), "--to", str(tmp_path / "to"), script="scripts/report.py")
     assert status == 0, status
     assert "test BPC" in output and "accuracy" not in output

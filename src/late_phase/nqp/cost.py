@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from late_phase.nqp.settings import Settings, check
+from late_phase.support.console import duration
 from late_phase.support.errors import UserError
 from late_phase.support.memory import check_memory
 
@@ -42,8 +43,8 @@ def check_seconds(s: Settings, steps: int) -> float:
     if seconds > LONGEST:
         raise UserError(
             f"model={s.model} with K={s.K}, n={s.n}, d={s.d}, eta={s.eta:g}, target_norm={s.target_norm:g}, phi0={s.phi0:g}, "
-            f"window={s.window:g}, repetitions={s.repetitions} and {len(s.seeds)} seeds takes about {in_words(seconds)} "
-            f"({steps:.2g} steps): choose a larger eta, or smaller sizes, for at most {in_words(LONGEST)}."
+            f"window={s.window:g}, repetitions={s.repetitions} and {len(s.seeds)} seeds takes about {duration(seconds)} "
+            f"({steps:.2g} steps): choose a larger eta, or smaller sizes, for at most {duration(LONGEST)}."
         )
     return seconds
 
@@ -66,14 +67,6 @@ def needed_seconds(s: Settings, steps: int) -> float:
             of_a_model += 1e-9 * ((s.n + members) * s.d**2 + (s.d**3 if s.d < members else 0))
     closed_form = 6 * len(s.seeds) * 7e-9 * _order(s) ** 3
     return closed_form + steps * (calls + len(s.seeds) * s.repetitions * models * of_a_model)
-
-
-def in_words(seconds: float) -> str:
-    """A duration in its largest unit that makes at least two."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}" if seconds < 1e15 else f"{seconds / size:.0e} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _order(s: Settings) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import statistics
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from late_phase.reporting.statistics import mean_and_std
 from late_phase.support.errors import UserError, first_line
 
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
@@ -162,8 +162,3 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def mean_and_std(values: Sequence[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):z.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):z.{digits}f}" if len(values) > 1 else mean

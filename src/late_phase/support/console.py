@@ -69,3 +69,11 @@ def _closed() -> list[int]:
     for descriptor in (1, 2):
         poll.register(descriptor, 0)
     return [descriptor for descriptor, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+
+
+def duration(seconds: float) -> str:
+    """A duration in its largest unit that makes at least two."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}" if seconds < 1e15 else f"{seconds / size:.0e} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,180 @@
+"""Means over seeds, and what so few values can tell: tests, confidence intervals, and how many seeds it takes.
+
+All of them take seeds to be independent, and values over seeds to be normal.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from late_phase.support.errors import UserError
+
+LEVEL = 0.05
+"""What p is below where a difference counts as one; confidence intervals are of 1 − this."""
+
+MOST_SEEDS = 10_000
+"""``seeds_needed`` looks no further."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Number of values, their mean, and their sample standard deviation (divided by n − 1), None where it isn't known."""
+
+    n: int
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Summary:
+        """Of values, in their unit. One value has no standard deviation; that of values that are not all finite is nan.
+
+        Raises:
+            ValueError: there are no values.
+        """
+        finite = all(map(math.isfinite, values))
+        std = None if len(values) == 1 else float(statistics.stdev(values)) if finite else math.nan
+        return cls(len(values), float(statistics.mean(values)), std)
+
+    def text(self, digits: int) -> str:
+        """Mean ± standard deviation with so many digits behind the point; what rounds to zero has no sign."""
+        return f"{self.mean:z.{digits}f}" + ("" if self.std is None else f" ± {self.std:z.{digits}f}")
+
+
+def mean_and_std(values: Sequence[float], digits: int) -> str:
+    return Summary.of(values).text(digits)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference, ours − other, and its 95 % confidence interval, both in the values' unit; p of the two-sided test.
+
+    Interval and p are None where a side is one value, or has no known standard deviation. ``n`` are the numbers of values, ours and
+    the other's; ``paired`` says whether values of the same seed were compared.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    p: float | None
+    n: tuple[int, int]
+    paired: bool
+
+
+def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference:
+    """Two methods by their values: seed -> value.
+
+    By Student's t test of the differences where the seeds are the same, and at least two; by Welch's test otherwise.
+
+    Raises:
+        UserError: a value is not finite.
+        ValueError: a side has no values.
+    """
+    for side in (ours, other):
+        _check_finite({f"the value of seed {seed}": value for seed, value in side.items()})
+    if len(ours) < 2 or ours.keys() != other.keys():
+        return _welch(Summary.of(list(ours.values())), Summary.of(list(other.values())))
+    differences = Summary.of([value - other[seed] for seed, value in ours.items()])
+    error = differences.std / math.sqrt(differences.n)
+    return _by_t(differences.mean, error, differences.n - 1, (len(ours), len(other)), paired=True)
+
+
+def compare_with_published(values: Sequence[float], mean: float, std: float | None, n: int) -> Difference:
+    """Values over seeds with a paper's mean of n values, and their sample standard deviation if known, by Welch's test.
+
+    Raises:
+        UserError: a number is not finite.
+        ValueError: there are no values, or ``n`` or ``std`` are out of their range.
+    """
+    published = {"the published mean": mean, "the published standard deviation": std or 0.0}
+    _check_finite({f"value {i}": value for i, value in enumerate(values, 1)} | published)
+    if n < 1 or (std is not None and std < 0):
+        raise ValueError(f"n={n} and std={std} can't be of published values: choose n of at least 1 and std of at least 0.")
+    return _welch(Summary.of(values), Summary(n, mean, std))
+
+
+def _check_finite(values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {value}, which can't be compared: leave it out.")
+
+
+def _welch(ours: Summary, other: Summary) -> Difference:
+    """Welch's t test, with the degrees of freedom of Welch and Satterthwaite."""
+    mean, n = ours.mean - other.mean, (ours.n, other.n)
+    if min(n) < 2 or ours.std is None or other.std is None:
+        return Difference(mean, None, None, n, paired=False)
+    own, others = ours.std / math.sqrt(ours.n), other.std / math.sqrt(other.n)
+    error = math.hypot(own, others)
+    share = (own / error) ** 2 if error else 0.0  # of the variance; without any the degrees of freedom don't matter
+    return _by_t(mean, error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (other.n - 1)), n, paired=False)
+
+
+def _by_t(mean: float, error: float, freedom: float, n: tuple[int, int], paired: bool) -> Difference:
+    """By Student's t of a mean with this standard error and these degrees of freedom. Without an error there is no doubt."""
+    from scipy.stats import t  # not above, as importing it takes long
+
+    p = 2 * float(t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    half = float(t.isf(LEVEL / 2, freedom)) * error
+    return Difference(mean, (mean - half, mean + half), p, n, paired)
+
+
+def verdict(difference: Difference, more_is_better: bool) -> str:
+    """In words, with p: better, worse, or within noise."""
+    p = difference.p
+    if p is None:
+        return "n = 1: no test" if min(difference.n) == 1 else "standard deviation not known: no test"
+    # As many digits as it takes to see on which side of the level p is, at least two.
+    digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
+    stated = f"p = {p:.{digits}g}" if p >= 0.001 else "p < 0.001"
+    if p >= LEVEL:
+        return f"within noise ({stated})"
+    return f"better ({stated})" if (difference.mean > 0) == more_is_better else f"worse ({stated})"
+
+
+def seeds_needed(difference: float, std_one: float, std_other: float, power: float = 0.8, level: float = LEVEL) -> int | None:
+    """The least number of seeds of either side by which Welch's two-sided test finds a true difference with this power.
+
+    The power is exact for normal values. Let m = n − 1, s² be the sample variances σ² χ²_m / m, B the share of the first χ² in the
+    sum of both. B is of the distribution Beta(m/2, m/2) and independent of the sum, which is χ² of 2m. Given B, Welch's degrees of
+    freedom and so the critical value c are known, and Welch's t is noncentral t of 2m degrees of freedom, times
+    √((σ1² + σ2²) / 2(B σ1² + (1 − B) σ2²)).
+
+    Args:
+        difference: of the means, in the unit of the standard deviations; its sign doesn't matter.
+        std_one: standard deviation over seeds of one side, ``std_other`` of the other.
+        power: the probability of p < ``level``, at least 0.5; below that it needn't grow with n.
+
+    Returns:
+        At least 2; ``MOST_SEEDS`` where it takes as many or more; None where the difference is 0, which no number finds.
+
+    Raises:
+        ValueError: a number is not finite or out of its range.
+    """
+    from scipy.special import roots_gegenbauer
+    from scipy.stats import nct, t
+
+    total = math.hypot(std_one, std_other)
+    if not (math.isfinite(difference) and math.isfinite(total) and min(std_one, std_other) >= 0):
+        raise ValueError(f"{difference=}, {std_one=}, {std_other=}: choose finite numbers, standard deviations of at least 0.")
+    if not 0 < level < 0.5 <= power < 1:
+        raise ValueError(f"{power=}, {level=}: choose a level above 0, a power below 1, and 0.5 between them.")
+    if difference == 0:
+        return None
+    if total == 0:
+        return 2
+    one, other = (std_one / total) ** 2, (std_other / total) ** 2
+
+    def power_of(n: int) -> float:
+        nodes, weights = roots_gegenbauer(32, n / 2 - 1)  # Gauss's quadrature of Beta(m/2, m/2)
+        share = (1 + nodes) / 2
+        variance = share * one + (1 - share) * other
+        freedom = (n - 1) * variance**2 / ((share * one) ** 2 + ((1 - share) * other) ** 2)
+        critical = t.isf(level / 2, freedom) * (2 * variance) ** 0.5
+        shift = abs(difference) / total * math.sqrt(n)
+        found = nct.sf(critical, 2 * (n - 1), shift) + nct.sf(critical, 2 * (n - 1), -shift)
+        return float(weights @ found / weights.sum())
+
+    return 2 + bisect_left(range(2, MOST_SEEDS), power, key=power_of)

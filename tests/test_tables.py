@@ -1,0 +1,179 @@
+"""Tables: what the paper printed, what is planned, and what is made of runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from paper import NUMBERS, TABLES
+
+from late_phase.command_line.plan import Plan, collected, evaluation, plan, summary, training
+from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_table
+from late_phase.support.errors import UserError
+
+CONFIGS = ROOT / "configs"
+SMOKE = ["+scale=digits", "+debug=smoke"]
+OWN = """
+title: A table of mine
+place: Mine
+seeds: [0, 1]
+columns:
+  accuracy: {title: "test accuracy (%)", metric: test_accuracy, factor: 100}
+  ood: {title: "AUROC", suite: ood, metric: auroc, digits: 3}
+rows:
+  - {name: Base, experiment: cifar10_lenet_base, paper: {accuracy: [77.41, 0.23]}}
+  - {name: Late, experiment: cifar10_lenet_lpbn, overrides: [late_phase.K=2], against: Base, paper: {accuracy: [77.94, 0.37]}}
+  - {name: Wide, experiment: cifar10_wrn14_base}
+  - {name: Deep ensemble, experiment: cifar10_lenet_base, together: true}
+"""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_papers_numbers_are_those_of_a_second_transcription(name):
+    assert len(TABLES[name]) == NUMBERS[name]
+    table = read_table(CONFIGS / "table" / f"{name}.yaml")
+    ours = [tuple(row.paper[key]) for row in table.rows for key in table.columns if key in row.paper]
+    theirs = [(mean,) if spread is None else (mean, spread) for _, _, mean, spread in TABLES[name]]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_row_of_every_table_is_a_run(path, tmp_path):
+    table = read_table(path)
+    planned = plan(table, [], [0], CONFIGS, tmp_path)
+    assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
+    assert {job.state for job in planned.jobs} <= {"missing"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A table that there was not, and the outputs of its runs, made by the script."""
+    folder = tmp_path_factory.mktemp("made")
+    for name in ("scripts", "configs"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "train.py", folder)
+    (folder / "configs" / "table" / "mine.yaml").write_text(OWN)
+    command = ["scripts/table.py", "mine", "--scale", "digits", "--with", "+debug=smoke", "runtime.threads=1"]
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return folder, folder / "outputs"
+
+
+def planned_again(made: tuple[Path, Path], extra=(*SMOKE, "runtime.threads=1")) -> tuple:
+    folder, outputs = made
+    table = read_table(folder / "configs" / "table" / "mine.yaml")
+    return table, plan(table, list(extra), None, folder / "configs", outputs)
+
+
+def test_a_table_is_made_of_its_config_alone(made):
+    folder, outputs = made
+    page = (folder / "results" / "tables" / "digits" / "mine.md").read_text(encoding="utf-8")
+    base = [json.loads(path.read_text()) for path in sorted(outputs.glob("cifar10_lenet_base/*/seed=?/metrics.json"))]
+    mean = 100 * sum(record["metrics"]["single"]["test_accuracy"] for record in base) / 2
+    row = next(line for line in page.splitlines() if line.startswith("| Base"))
+    assert "77.41 ± 0.23" in row and f" {mean:.2f} ± " in row and row.rstrip().endswith("| 2 |")
+    assert "* Late against Base, test accuracy (%): " in page and "paired by seed" in page
+    assert "The paper: +0.53, which takes 7 seeds to be seen" in page
+    assert "* Wide has no runs here: architecture.width is a key of architecture=wrn only" in page
+    assert "on other data than the paper's: only the signs compare" in page
+
+    rows = list(csv.DictReader((folder / "results/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))
+    values = {(row["row"], row["column"]): row for row in rows}
+    assert float(values["Base", "accuracy"]["mean"]) == pytest.approx(mean)
+    assert (
+        values["Wide", "accuracy"]["n"] == "0" and values["Base", "ood"]["n"] == "2" and values["Deep ensemble", "ood"]["n"] == "1"
+    )
+    latex = (folder / "results" / "tables" / "digits" / "mine.tex").read_text(encoding="utf-8")
+    assert latex.startswith("\\begin{tabular}{l") and "77.41 $\\pm$ 0.23" in latex and "(\\%)" in latex
+
+
+def test_what_is_done_is_not_done_again(made):
+    table, planned = planned_again(made)
+    assert {job.state for job in planned.jobs} == {"done"}
+    assert training(planned, "basic", made[1]) == evaluation(table, planned, "basic") == []
+    assert summary(planned).startswith("6 runs: 6 done")
+
+
+def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
+    folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
+    (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
+    shutil.rmtree(run)
+    table, planned = planned_again((folder, outputs))
+    assert [(job.row, job.seed) for job in planned.jobs if job.state != "done"] == [("Late", 1)]
+    (command,) = training(planned, "joblib", outputs)
+    assert command[:4] == ["train.py", "-m", f"hydra.sweep.dir={outputs}", "hydra/launcher=joblib"] and command[-1] == "seed=1"
+    assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
+    results = collected(table, planned)
+    assert "(n = 1 of 2)" in as_markdown(table, results) and "paired" not in as_markdown(table, results)
+
+
+def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
+    folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
+    for path in outputs.glob("cifar10_lenet_base/*/seed=0/metrics.json"):
+        path.write_text(path.read_text().replace('"config_hash": "', '"config_hash": "other'))
+    table, planned = planned_again((folder, outputs))
+    assert [(job.row, job.seed) for job in planned.jobs if job.state == "stale"] == [("Base", 0), ("Deep ensemble", 0)]
+    with pytest.raises(UserError, match="holds a run with another config than Base has now, as do 1 others: move them away"):
+        training(planned, "basic", outputs)
+    results = collected(table, planned)
+    assert list(results["Base"].values["accuracy"]) == [1] and not results["Deep ensemble"].values["accuracy"]
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
+    folder = made[0]
+    command = [
+        "scripts/table.py",
+        "mine",
+        "--scale",
+        "digits",
+        "--seeds",
+        "0",
+        "--outputs",
+        str(tmp_path),
+        "--to",
+        str(tmp_path / "to"),
+    ]
+    command += ["--with", "+debug=smoke", "dataset.subset=24", "optimizer.lr=1e30"]
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: not all runs ended well")
+    assert "lower optimizer.lr" in done.stderr
+    page = (tmp_path / "to" / "digits" / "mine.md").read_text(encoding="utf-8")
+    assert "| missing" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("against: Base", "against: Bass"), "Late is compared with Bass, which is no row"),
+        (("name: Late", "name: Base"), "there are several rows of the name Base"),
+        (("paper: {accuracy: [77.94, 0.37]}", "paper: {acc: [77.94]}"), "Late has numbers of acc, which is no column"),
+        (("[77.94, 0.37]", "[]"), r"a number of Late is not \[mean\] or \[mean, spread\]"),
+        (("title: A table", "titel: A table"), "titel"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(tmp_path, change, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN.replace(*change))
+    with pytest.raises(UserError, match=f"mine.yaml is no table .*{message}.*: see its neighbours"):
+        read_table(path)
+
+
+def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_path):
+    folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
+    for seed in (0, 1):
+        for path in outputs.glob(f"cifar10_lenet_*/*/seed={seed}/metrics.json"):
+            record = json.loads(path.read_text())
+            record["metrics"]["single"]["test_accuracy"] = (0.7741 if "base" in str(path) else 0.7) + seed / 10_000
+            path.write_text(json.dumps(record))
+    table, planned = planned_again((folder, outputs))
+    page = as_markdown(table, collected(table, planned))
+    assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
+    assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
+    assert as_csv(table, collected(table, Plan([], planned.folders, planned.seeds, {}))).count(",,,0,") == 8
+    assert "missing" in as_latex(table, collected(table, Plan([], planned.folders, planned.seeds, {})))
