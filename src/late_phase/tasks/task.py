@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from late_phase.architectures import ArchitectureConfig
 from late_phase.config.training import TrainConfig
 from late_phase.data import DatasetConfig
 from late_phase.data.batches import Batches
 from late_phase.evaluation.predictors import Predictor
+from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 
 Numbers = dict[str, dict[str, float]]
@@ -185,6 +186,29 @@ class Task(ABC):
     def show(self, models: TrainedModels) -> str | None:
         """Something for the eye that the models make, for a run's directory."""
         return None
+
+
+def numbers_put_out(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
+    """Numbers that training keeps of what layers with weights put out for these inputs, and those of the model's logits alone.
+
+    Of a recurrent layer these are 16 times its outputs, as measured of an LSTM: gates, states and their gradients.
+    """
+    count = 0
+
+    def first(output: Any) -> Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal count
+        count += first(output).numel() * (16 * layer.num_layers if isinstance(layer, nn.RNNBase) else 1)
+
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    with torch.no_grad(), evaluation_mode(model):
+        logits = first(model(inputs))
+    for hook in hooks:
+        hook.remove()
+    return count, logits.numel()
 
 
 @dataclass(frozen=True)
