@@ -44,12 +44,12 @@ class ImageTask(Task):
 
     @classmethod
     def load_for_evaluation(cls, config: ImagesConfig) -> Dataset:
-        dataset = cls.load(config)
+        dataset = super().load_for_evaluation(config)
         if not dataset.classes:
             raise UserError(
                 f"dataset={dataset.name} has no labels to be right about: choose suite=ood with ood=[{dataset.name}] instead of it."
             )
-        return replace(dataset, train=None)
+        return dataset
 
     @classmethod
     def encoding_of(cls, config: ImagesConfig, dataset: Dataset) -> Normalization:

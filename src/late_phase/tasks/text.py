@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +41,6 @@ class TextTask(Task):
     @classmethod
     def load(cls, config: TextConfig) -> Text:
         return data.load(config.name, **options(config, TextConfig)).take(config.subset, config.test_subset)
-
-    @classmethod
-    def load_for_evaluation(cls, config: TextConfig) -> Text:
-        return replace(cls.load(config), train=None)
 
     @classmethod
     def encoding_of(cls, config: TextConfig, dataset: Text) -> Vocabulary:
