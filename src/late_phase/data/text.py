@@ -44,6 +44,10 @@ class Text:
     test: Tensor
     sha256: str
 
+    def in_words(self) -> str:
+        """How much it is."""
+        return ", ".join(f"{len(getattr(self, part)):,} bytes {part}" for part in ("train", "validation", "test"))
+
     def held_out(self) -> dict[str, Tensor]:
         """The parts that the model isn't trained on, by name."""
         return {"test": self.test, "validation": self.validation}
