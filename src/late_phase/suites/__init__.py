@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Suite(NamedTuple):
     """
     Attributes:
-        compute: numbers, by what predicts and by metric, and of how much they are, such as ``{"images": 10000}``. It raises
-            ``UserError``, or ``ValueError``, where they are not to be had.
+        compute: a number for each of what predicts and each metric, and of how much they are, such as ``{"images": 10000}``: what
+            the models' task calls its ``amount()``. It raises ``UserError``, or ``ValueError``, where they are not to be had.
         tasks: kinds of task that it is for; empty for all kinds.
         elsewhere: whether it means something on another dataset than the one that the models were trained on.
     """

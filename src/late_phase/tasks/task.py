@@ -28,8 +28,11 @@ Numbers = dict[str, dict[str, float]]
 class Task(ABC):
     """Something to be learnt from a dataset: all that training and evaluation do differently for one kind of data.
 
+    It is a classification: models give logits, training takes their cross entropy, and counts how often the likeliest is right.
+
     Args:
-        dataset: the data; its ``train`` is None where there is nothing to train on.
+        dataset: a dataclass with the data, their ``name``, and ``in_words()``, how much they are; its ``train`` is None where there
+            is nothing to train on.
         encoding: how raw data becomes the inputs of a model; ``to_json()`` writes it, as the metadata of a model's file.
         device: where models compute.
     """
@@ -153,7 +156,7 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, config: TrainConfig) -> Batches:
-        """The minibatches to train on."""
+        """The minibatches to train on; their inputs are encoded already, and all is on the task's device."""
 
     @abstractmethod
     def measured(self) -> list[str]:
@@ -172,7 +175,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, models: TrainedModels) -> Numbers:
-        """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``."""
+        """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``. All finite."""
 
     @staticmethod
     @abstractmethod
