@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from late_phase.data.prepare import PREPARED, prepare
+from late_phase.command_line.choices import load_plugins
 from late_phase.support.arguments import Parser, one_of
 from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.paths import path_argument
 
 
 def main() -> None:
+    load_plugins()
+    from late_phase.data.prepare import PREPARED, prepare  # plug-ins have registered theirs by now
+
     parser = Parser(__doc__)
     parser.add_argument("name", type=one_of(PREPARED), metavar="NAME", help=", ".join(PREPARED))
     parser.add_argument("--root", type=path_argument, default="data", metavar="FOLDER", help="where the files are (default: data)")

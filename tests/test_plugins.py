@@ -1,4 +1,4 @@
-"""A package of the user's adds a method, an architecture and a suite: nothing of this repository is changed for it."""
+"""A package of the user's adds a method, architectures, an optimizer and a suite: nothing of this repository is changed for it."""
 
 from __future__ import annotations
 
@@ -58,6 +58,27 @@ def test_a_plug_in_trains_and_is_evaluated(trained):
     record = json.loads((run / "evaluation" / "confidence.json").read_text())
     assert set(record["metrics"]) == set(metrics) and record["images"] == 40
     assert all(0.1 < row["confidence"] <= 1 for row in record["metrics"].values())
+
+
+def test_a_language_model_need_not_be_an_lstm_without_dropout(trained):
+    choices = ("dataset=pydocs", "architecture=gru", "optimizer=radam", "late_phase=layernorm", "+debug=smoke_text")
+    done = python(
+        trained, "train.py", "--config-dir", str(trained / "configs"), *choices, "runtime.progress=false", "hydra.run.dir=text"
+    )
+    assert not done.returncode, done.stderr
+    assert list(json.loads((trained.parent / "text" / "metrics.json").read_text())["metrics"]) == ["single", "ensemble"]
+
+
+def test_a_choice_without_its_config_is_told_so(installed):
+    done = python(installed, "train.py", "averaging=ema")
+    assert done.stderr == "error: averaging=ema has no config: give the folder with averaging/ema.yaml by --config-dir.\n"
+    config = installed / "configs" / "averaging" / "ema.yaml"
+    config.write_text(config.read_text().replace("  - /schema/averaging/ema@_here_\n", ""))
+    done = train(installed)
+    assert done.stderr == (
+        "error: averaging.start has no type: begin the defaults in the config of averaging=NAME with "
+        "- /schema/averaging/NAME@_here_.\n"
+    )
 
 
 def test_what_a_plug_in_refuses_is_told_as_all_else(installed):

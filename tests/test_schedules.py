@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
 
 
 def schedule(name: str) -> Schedule:
-    options = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    config = OmegaConf.create({"epochs": 200, "schedule": OmegaConf.load(CONFIGS / f"{name}.yaml")})
+    options = OmegaConf.to_container(config.schedule, resolve=True)
     options.pop("defaults")
     return choices.build("schedule", **options)
 

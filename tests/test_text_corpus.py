@@ -74,7 +74,7 @@ def test_a_damaged_file_is_extracted_again_or_refused(archive, content):
 
 def test_the_original_is_split_as_everybody_does():
     """90, 5 and 5 million bytes."""
-    found = text._split("enwik8", torch.zeros(1, dtype=torch.uint8).expand(text.MEMBER.size))
+    found = text.split("enwik8", torch.zeros(1, dtype=torch.uint8).expand(text.MEMBER.size))
     assert [len(part) for part in (found.train, found.validation, found.test)] == [90_000_000, 5_000_000, 5_000_000]
 
 

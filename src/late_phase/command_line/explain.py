@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from late_phase.config.choices import CHOICES
-from late_phase.config.training import TrainConfig
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.suites.config import EvaluateConfig
 from late_phase.support.errors import UserError, first_line
 
@@ -40,6 +40,8 @@ def explain(error: BaseException) -> str:
         owner = re.search(r"object_type=(\w+)", text)
         return unknown_key(full[1] if full else unknown[1], schemas().get(owner[1]) if owner else TrainConfig)
     if choice := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']*)'", text):
+        if choice[2] in CHOICES.get(choice[1], {}):
+            return f"{choice[1]}={choice[2]} has no config: give the folder with {choice[1]}/{choice[2]}.yaml by --config-dir."
         available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
         names = available[1].split() if available else []
         if len(names) > 16:
@@ -73,6 +75,8 @@ def unknown_key(key: str, owner: type | None) -> str:
     known = [f.name for f in fields(owner)] if owner else []
     others = [choice for choice, (config, _) in CHOICES.get(group, {}).items() if name in config.__dataclass_fields__]
     close = difflib.get_close_matches(name, known, 1)
+    if owner is Chosen and Chosen not in (config for config, _ in CHOICES.get(group, {}).values()):
+        return f"{key} has no type: begin the defaults in the config of {group}=NAME with - /schema/{group}/NAME@_here_."
     if others:
         return f"{key} is a key of {' and '.join(f'{group}={other}' for other in others)} only: choose that, or leave out {key}."
     cure = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}." if known else "see the files in configs/."
@@ -81,7 +85,7 @@ def unknown_key(key: str, owner: type | None) -> str:
 
 def schemas() -> dict[str, type]:
     """All dataclasses of configs by the names of their classes, by which OmegaConf tells them."""
-    found = [TrainConfig, EvaluateConfig, *(choice.config for choices in CHOICES.values() for choice in choices.values())]
+    found = [Chosen, TrainConfig, EvaluateConfig, *(choice.config for choices in CHOICES.values() for choice in choices.values())]
     for schema in (TrainConfig, EvaluateConfig):
         found += [kind for kind in get_type_hints(schema).values() if is_dataclass(kind)]
     return {schema.__name__: schema for schema in found}

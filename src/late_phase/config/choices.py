@@ -15,7 +15,7 @@ from late_phase.config.training import Chosen
 
 
 class Choice(NamedTuple):
-    """The keys of a choice, and what makes the thing itself. What that is called with is the group's own."""
+    """The keys of a choice, and what makes the thing itself."""
 
     config: type[Chosen]
     build: Callable[..., Any]
@@ -24,14 +24,25 @@ class Choice(NamedTuple):
 CHOICES: dict[str, dict[str, Choice]] = {
     group: {} for group in ("dataset", "architecture", "ensemble", "late_phase", "averaging", "optimizer", "schedule", "logger")
 }
-"""Group -> name -> choice."""
+"""Group -> name -> choice. The dataclasses of a group are subclasses of one, and its ``build`` is called in one way:
+
+dataset: ``data.ImagesConfig``, ``data.TextConfig`` or that of another kind of task; called with the keys that this doesn't have.
+architecture: ``architectures.ImageArchitectureConfig``, or another ``ArchitectureConfig``; with sizes, and keys as above.
+late_phase: ``methods.late_phase.LatePhaseConfig``; with the run's config. It makes a ``methods.interface.Method``.
+averaging: ``methods.swa.AveragingConfig``; likewise.
+ensemble: any ``Chosen``; likewise.
+optimizer: ``optimization.optimizers.OptimizerConfig``; with torch's parameter groups, and all keys but the name.
+schedule: any ``Chosen``; with these keys. It makes an ``optimization.schedules.Schedule``.
+logger: any ``Chosen``; with the run's directory, what its config has to show, and these keys. It makes a ``runs.loggers.Logger``.
+"""
 
 
 def register(group: str, name: str, config: type[Chosen], build: Callable[..., Any]) -> None:
     """Makes ``group=name`` a choice.
 
     Args:
-        build: makes the thing; a :class:`late_phase.support.lazy.Lazy` where its module imports torch.
+        config: the keys, see :data:`CHOICES`; their values are in ``configs/<group>/<name>.yaml``.
+        build: makes the thing, see :data:`CHOICES`; a :class:`late_phase.support.lazy.Lazy` where its module imports torch.
 
     Raises:
         ValueError: there is no such group, or the name is taken.

@@ -46,6 +46,11 @@ class Corrupted:
     version: str
     severities: tuple[int, ...] = SEVERITIES
 
+    def in_words(self) -> str:
+        """How much it is."""
+        images = len(self.images(self.corruptions[0], self.severities[0]))
+        return f"{len(self.corruptions)} corruptions, {len(self.severities)} severities, {images:,} images of each"
+
     def images(self, corruption: str, severity: int) -> Images:
         """The images of one corruption and severity; nothing of the others is in memory.
 

@@ -107,6 +107,12 @@ class Dataset:
         train, validation = (None if images is None else images.to(device) for images in (self.train, self.validation))
         return replace(self, train=train, test=self.test.to(device), validation=validation)
 
+    def in_words(self) -> str:
+        """How much it is."""
+        training = "" if self.train is None else f"{len(self.train):,} training images, "
+        classes = f" in {len(self.classes)} classes" if self.classes else ", unlabelled"
+        return f"{training}{len(self.test):,} test images{classes}"
+
     def training_images(self) -> Images:
         """The training images.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from late_phase.config.choices import CHOICES
-from late_phase.data import CORRUPTED, NAMELESS, load, load_corrupted, names, root_options
+from late_phase.data import CORRUPTED, NAMELESS, load, load_corrupted, root_options
 
 PREPARED = (*(name for name in CHOICES["dataset"] if name not in NAMELESS), *CORRUPTED)
 
@@ -16,14 +16,5 @@ def prepare(name: str, root: str) -> str:
     """
     where = root_options(name, root)
     loaded = load_corrupted(name, **where) if name in CORRUPTED else load(name, **where)
-    if name in CORRUPTED:
-        images = len(loaded.images(loaded.corruptions[0], loaded.severities[0]))
-        what = f"{len(loaded.corruptions)} corruptions, {len(loaded.severities)} severities, {images:,} images of each"
-    elif name in names("text"):
-        what = ", ".join(f"{len(getattr(loaded, part)):,} bytes {part}" for part in ("train", "validation", "test"))
-    else:
-        training = "" if loaded.train is None else f"{len(loaded.train):,} training images, "
-        classes = f" in {len(loaded.classes)} classes" if loaded.classes else ", unlabelled"
-        what = f"{training}{len(loaded.test):,} test images{classes}"
     place = f"whole, in {where['root']}" if where else "embedded"
-    return f"{name}: {what}; {place}"
+    return f"{name}: {loaded.in_words()}; {place}"

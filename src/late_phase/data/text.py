@@ -44,6 +44,10 @@ class Text:
     test: Tensor
     sha256: str
 
+    def in_words(self) -> str:
+        """How much it is."""
+        return ", ".join(f"{len(getattr(self, part)):,} bytes {part}" for part in ("train", "validation", "test"))
+
     def held_out(self) -> dict[str, Tensor]:
         """The parts that the model isn't trained on, by name."""
         return {"test": self.test, "validation": self.validation}
@@ -124,7 +128,7 @@ def load_enwik8(root: str) -> Text:
         UserError: neither the text nor its archive is in the folder ``root`` or to be had.
     """
     path = fetch_extracted(ARCHIVE, Path(root), MEMBER.name, whole=lambda path: verified(MEMBER, path))
-    return _split("enwik8", _map(path))
+    return split("enwik8", _map(path))
 
 
 def load_pydocs() -> Text:
@@ -132,7 +136,7 @@ def load_pydocs() -> Text:
     from pydoc_data.topics import topics
 
     content = "\n".join(topics[name] for name in sorted(topics)).encode()
-    return _split("pydocs", torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    return split("pydocs", torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
 
 def load_file(path: str) -> Text:
@@ -152,7 +156,7 @@ def load_file(path: str) -> Text:
         raise UserError(f"dataset.path={path} can't be read ({error.strerror}): give a file of text.") from error
     if size < SMALLEST:
         raise UserError(f"dataset.path={path} has {size} bytes: give a file of at least {SMALLEST}.")
-    return _split(file.stem, _map(file))
+    return split(file.stem, _map(file))
 
 
 def _map(path: Path) -> Tensor:
@@ -161,7 +165,8 @@ def _map(path: Path) -> Tensor:
         return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
-def _split(name: str, content: Tensor) -> Text:
+def split(name: str, content: Tensor) -> Text:
+    """The text with these bytes ``[n]`` uint8, at least ``SMALLEST`` of them."""
     sha256 = hashlib.sha256()
     for chunk in content.split(CHUNK):
         sha256.update(chunk.numpy().tobytes())

@@ -1,6 +1,7 @@
 """MC-dropout (Gal & Ghahramani, 2016): models with dropout at work, where an architecture has some.
 
-The keys are the architecture's own: ``architecture.dropout``, its probability, and ``architecture.mc_samples``.
+The keys are the architecture's own: ``architecture.dropout``, its probability, and ``architecture.mc_samples``. An architecture
+without the latter, such as one for texts, predicts with all of its units only.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class MCDropout(Method):
     def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[str, Predictor]:
         from late_phase.evaluation.predictors import is_ensemble
 
-        if is_ensemble(model) or not dropout_layers(model):
+        samples = getattr(architecture, "mc_samples", None)
+        if samples is None or is_ensemble(model) or not dropout_layers(model):
             return {}
-        return {"mc_dropout": mc_dropout(model, architecture.mc_samples)}
+        return {"mc_dropout": mc_dropout(model, samples)}
 
 
 ALWAYS["dropout"] = MCDropout

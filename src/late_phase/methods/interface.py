@@ -111,7 +111,7 @@ class Method:
     # Afterwards.
 
     def export(self, trained: Trained, folder: Path, encoding: str) -> None:
-        """Writes weights into the run's directory.
+        """Writes weights, as ``WeightFiles``, into a folder of the method's own in the run's directory.
 
         Args:
             encoding: the metadata that goes with each model: how raw data becomes its inputs.

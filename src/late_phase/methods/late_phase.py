@@ -269,23 +269,24 @@ class SelectedWeights(LatePhaseModel):
         return Selection.of(list(self.config.late_phase.select))
 
 
-def _register(name: str, config: type[LatePhaseConfig], select: str | None = None, **parts: Any) -> None:
+def register_weights(name: str, config: type[LatePhaseConfig], select: str | None = None, **parts: Any) -> None:
+    """Makes ``late_phase=NAME`` a choice; ``select`` and other arguments of :class:`LatePhaseModel`, functions by their names."""
     lazy = {key: Lazy(value) if isinstance(value, str) else value for key, value in {"select": select, **parts}.items()}
     register("late_phase", name, config, partial(LatePhaseModel, **lazy))
 
 
-_register("none", NoneConfig)
-_register("accumulation", AccumulationConfig)
-_register("batchnorm", LatePhaseConfig, "late_phase.selection.batchnorm")
-_register("layernorm", LatePhaseConfig, "late_phase.selection.layernorm")
-_register("full", LatePhaseConfig, "late_phase.selection.everything")
-_register("head", HeadConfig)
+register_weights("none", NoneConfig)
+register_weights("accumulation", AccumulationConfig)
+register_weights("batchnorm", LatePhaseConfig, "late_phase.selection.batchnorm")
+register_weights("layernorm", LatePhaseConfig, "late_phase.selection.layernorm")
+register_weights("full", LatePhaseConfig, "late_phase.selection.everything")
+register_weights("head", HeadConfig)
 register("late_phase", "select", SelectConfig, SelectedWeights)
-_register(
+register_weights(
     "hypernetwork",
     HypernetworkConfig,
     "late_phase.layers.hypernetwork.embeddings",
     prepare="late_phase.layers.hypernetwork.generate_convolutions",
     optimizer_options={"weight_decay": 0.0},
 )
-_register("rank1", Rank1Config, "late_phase.layers.rank1.rank1", prepare="late_phase.layers.rank1.parametrize_rank1")
+register_weights("rank1", Rank1Config, "late_phase.layers.rank1.rank1", prepare="late_phase.layers.rank1.parametrize_rank1")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class AveragingConfig(Chosen):
-    """
+    """All averagings have ``start``, which ``+debug=smoke`` sets.
+
     Attributes:
         of_an_ensemble: whether it may average a model that is an ensemble by itself.
     """

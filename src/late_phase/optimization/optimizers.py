@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
@@ -64,8 +65,8 @@ class AdamConfig(OptimizerConfig):
             raise UserError(f"optimizer.betas={self.betas} is out of range: choose from 0 to below 1.")
 
 
-register("optimizer", "sgd", SGDConfig, Lazy("torch.optim.SGD"))
-register("optimizer", "adam", AdamConfig, Lazy("torch.optim.Adam"))
+register("optimizer", "sgd", SGDConfig, partial(Lazy("torch.optim.SGD"), fused=True))
+register("optimizer", "adam", AdamConfig, partial(Lazy("torch.optim.Adam"), fused=True))
 
 
 def build(
@@ -84,4 +85,4 @@ def build(
     groups.insert(0, {"params": list(parameters.values())})
     for group in groups:
         group["base_lr"] = group.get("lr", options["lr"])
-    return choices.build("optimizer", name, groups, fused=True, **options)
+    return choices.build("optimizer", name, groups, **options)

@@ -21,6 +21,17 @@ from late_phase.support.errors import UserError, first_line
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
 """Below a folder: runs, and deep ensembles."""
 
+COLUMNS = {
+    "test accuracy (%)": ("test_accuracy", 100, 2),
+    "test NLL (nats)": ("test_nll", 1, 4),
+    "test ECE (%)": ("test_ece", 100, 2),
+    "training loss (nats)": ("train_loss", 1, 4),
+    "train BPC": ("train_bpc", 1, 4),
+    "validation BPC": ("validation_bpc", 1, 4),
+    "test BPC": ("test_bpc", 1, 4),
+}
+"""Title -> metric, factor, digits after the point. Metrics of other names are in no table."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -134,17 +145,8 @@ def table(runs: Sequence[Run]) -> str:
 
     Its columns are those that any of the runs has.
     """
-    columns = {
-        "test accuracy (%)": ("test_accuracy", 100, 2),
-        "test NLL (nats)": ("test_nll", 1, 4),
-        "test ECE (%)": ("test_ece", 100, 2),
-        "training loss (nats)": ("train_loss", 1, 4),
-        "train BPC": ("train_bpc", 1, 4),
-        "validation BPC": ("validation_bpc", 1, 4),
-        "test BPC": ("test_bpc", 1, 4),
-    }
     there = {key for run in runs for metrics in run.record["metrics"].values() for key in metrics}
-    columns = {title: column for title, column in columns.items() if column[0] in there}
+    columns = {title: column for title, column in COLUMNS.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
         for predictor in sorted(group[0].record["metrics"], key=lambda name: name != "single"):  # the first records aren't in order

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Suite(NamedTuple):
     """
     Attributes:
-        compute: numbers, by what predicts and by metric, and of how much they are, such as ``{"images": 10000}``. It raises
-            ``UserError``, or ``ValueError``, where they are not to be had.
-        tasks: kinds of task that it is for.
+        compute: a number for each of what predicts and each metric, and of how much they are, such as ``{"images": 10000}``: what
+            the models' task calls its ``amount()``. It raises ``UserError``, or ``ValueError``, where they are not to be had.
+        tasks: kinds of task that it is for; empty for all kinds.
         elsewhere: whether it means something on another dataset than the one that the models were trained on.
     """
 
@@ -32,7 +32,7 @@ SUITES: dict[str, Suite] = {}
 """Name -> suite, in the order of ``suite=all``."""
 
 
-def register(name: str, compute: Compute, tasks: tuple[str, ...], elsewhere: bool = False) -> None:
+def register(name: str, compute: Compute, tasks: tuple[str, ...] = (), elsewhere: bool = False) -> None:
     """Makes ``suite=name`` a choice; see :class:`Suite`.
 
     Raises:
@@ -43,7 +43,7 @@ def register(name: str, compute: Compute, tasks: tuple[str, ...], elsewhere: boo
     SUITES[name] = Suite(compute, tasks, elsewhere)
 
 
-register("accuracy", Lazy("late_phase.suites.evaluate.accuracy"), ("images", "text"), elsewhere=True)
+register("accuracy", Lazy("late_phase.suites.evaluate.accuracy"), elsewhere=True)
 register("calibration", Lazy("late_phase.suites.images.calibration"), ("images",), elsewhere=True)
 register("ood", Lazy("late_phase.suites.images.ood"), ("images",))
 register("corruption", Lazy("late_phase.suites.images.corruption"), ("images",))

@@ -69,9 +69,9 @@ def compute(suite: str, models: TrainedModels, config: EvaluateConfig) -> tuple[
         UserError: the suite isn't to be had for the models.
         ValueError: it isn't to be had from their predictions.
     """
-    kinds = SUITES[suite].tasks
-    if models.task.kind not in kinds:
-        others = [name for name, other in SUITES.items() if models.task.kind in other.tasks]
+    kinds, own = SUITES[suite].tasks, models.task.kind
+    if kinds and own not in kinds:
+        others = [name for name, other in SUITES.items() if not other.tasks or own in other.tasks]
         raise UserError(f"suite={suite} is about {' and '.join(kinds)}: choose {' or '.join(f'suite={name}' for name in others)}.")
     return SUITES[suite].compute(models, config)
 

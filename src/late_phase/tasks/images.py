@@ -20,9 +20,8 @@ from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import content_of, predict, read_content, read_metrics, read_predictions, write_predictions
 from late_phase.evaluation.predictors import predictor_of
-from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
-from late_phase.tasks.task import Numbers, Task, TrainedModels
+from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
@@ -45,12 +44,12 @@ class ImageTask(Task):
 
     @classmethod
     def load_for_evaluation(cls, config: ImagesConfig) -> Dataset:
-        dataset = cls.load(config)
+        dataset = super().load_for_evaluation(config)
         if not dataset.classes:
             raise UserError(
                 f"dataset={dataset.name} has no labels to be right about: choose suite=ood with ood=[{dataset.name}] instead of it."
             )
-        return replace(dataset, train=None)
+        return dataset
 
     @classmethod
     def encoding_of(cls, config: ImagesConfig, dataset: Dataset) -> Normalization:
@@ -120,19 +119,7 @@ class ImageTask(Task):
 
     def activations(self, config: TrainConfig, model: nn.Module) -> int:
         """Numbers that layers with weights put out for one image."""
-        count = 0
-
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal count
-            count += output.numel()
-
-        layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
-        hooks = [layer.register_forward_hook(add) for layer in layers]
-        with torch.no_grad(), evaluation_mode(model):
-            model(torch.zeros(1, *self.dataset.test.shape))
-        for hook in hooks:
-            hook.remove()
-        return count
+        return numbers_put_out(model, torch.zeros(1, *self.dataset.test.shape))[0]
 
     def batches(self, config: TrainConfig) -> Batches:
         settings, train = config.dataset, self.dataset.training_images()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from late_phase.architectures import ArchitectureConfig
 from late_phase.config.training import TrainConfig
 from late_phase.data import DatasetConfig
 from late_phase.data.batches import Batches
 from late_phase.evaluation.predictors import Predictor
+from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 
 Numbers = dict[str, dict[str, float]]
@@ -27,8 +28,11 @@ Numbers = dict[str, dict[str, float]]
 class Task(ABC):
     """Something to be learnt from a dataset: all that training and evaluation do differently for one kind of data.
 
+    It is a classification: models give logits, training takes their cross entropy, and counts how often the likeliest is right.
+
     Args:
-        dataset: the data; its ``train`` is None where there is nothing to train on.
+        dataset: a dataclass with the data, their ``name``, and ``in_words()``, how much they are; its ``train`` is None where there
+            is nothing to train on.
         encoding: how raw data becomes the inputs of a model; ``to_json()`` writes it, as the metadata of a model's file.
         device: where models compute.
     """
@@ -52,13 +56,13 @@ class Task(ABC):
         """
 
     @classmethod
-    @abstractmethod
     def load_for_evaluation(cls, config: DatasetConfig) -> Any:
         """The same without a part to train on.
 
         Raises:
             UserError: it is not to be had, or says nothing about a model's predictions.
         """
+        return replace(cls.load(config), train=None)
 
     @classmethod
     @abstractmethod
@@ -152,7 +156,7 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, config: TrainConfig) -> Batches:
-        """The minibatches to train on."""
+        """The minibatches to train on; their inputs are encoded already, and all is on the task's device."""
 
     @abstractmethod
     def measured(self) -> list[str]:
@@ -171,7 +175,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, models: TrainedModels) -> Numbers:
-        """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``."""
+        """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``. All finite."""
 
     @staticmethod
     @abstractmethod
@@ -185,6 +189,29 @@ class Task(ABC):
     def show(self, models: TrainedModels) -> str | None:
         """Something for the eye that the models make, for a run's directory."""
         return None
+
+
+def numbers_put_out(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
+    """Numbers that training keeps of what layers with weights put out for these inputs, and those of the model's logits alone.
+
+    Of a recurrent layer these are 16 times its outputs, as measured of an LSTM: gates, states and their gradients.
+    """
+    count = 0
+
+    def first(output: Any) -> Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal count
+        count += first(output).numel() * (16 * layer.num_layers if isinstance(layer, nn.RNNBase) else 1)
+
+    layers = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    with torch.no_grad(), evaluation_mode(model):
+        logits = first(model(inputs))
+    for hook in hooks:
+        hook.remove()
+    return count, logits.numel()
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from late_phase import architectures, data
 from late_phase.architectures import ArchitectureConfig
-from late_phase.config.choices import options
+from late_phase.config.choices import CHOICES, options
 from late_phase.data import TextConfig
 from late_phase.data.batches import Batches
 from late_phase.data.segments import Segments
@@ -20,7 +20,7 @@ from late_phase.evaluation import text
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.support.errors import UserError
 from late_phase.support.seeding import generator
-from late_phase.tasks.task import Numbers, Task, TrainedModels
+from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
@@ -43,10 +43,6 @@ class TextTask(Task):
         return data.load(config.name, **options(config, TextConfig)).take(config.subset, config.test_subset)
 
     @classmethod
-    def load_for_evaluation(cls, config: TextConfig) -> Text:
-        return replace(cls.load(config), train=None)
-
-    @classmethod
     def encoding_of(cls, config: TextConfig, dataset: Text) -> Vocabulary:
         """The text's own vocabulary."""
         return Vocabulary.of(dataset)
@@ -66,7 +62,8 @@ class TextTask(Task):
     def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if config.task != self.kind:
-            raise UserError(f"{what} makes no model: choose architecture=lstm for a text.")
+            others = [name for name, choice in CHOICES["architecture"].items() if choice.config.task == self.kind]
+            raise UserError(f"{what} makes no model: choose architecture={', '.join(others)} for a text.")
         if weights is not None and self.given_encoding(Path(weights)) not in (None, self.encoding):
             raise UserError(
                 f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
@@ -89,9 +86,8 @@ class TextTask(Task):
 
     def activations(self, config: TrainConfig, model: nn.Module) -> int:
         """Numbers that training holds at once of one stream of a segment."""
-        symbols, embedding = model.embedding.weight.shape
-        # Gates, states and their gradients, as measured; logits, their logarithms and gradients.
-        return config.dataset.sequence_length * (embedding + 16 * config.architecture.units + 3 * symbols)
+        layers, logits = numbers_put_out(model, torch.zeros(1, 1, dtype=torch.int64))
+        return config.dataset.sequence_length * (layers + 2 * logits)  # of logits also their logarithms and gradients
 
     def batches(self, config: TrainConfig) -> Batches:
         settings = config.dataset

@@ -1,13 +1,27 @@
-"""A plug-in of late_phase: a method, an architecture and a suite, as a user adds them to an installed late_phase."""
+"""A plug-in of late_phase: a method, architectures, an optimizer and a suite, as a user adds them to an installed late_phase."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from ema_plugin.ema import EMA, EMAConfig
 from late_phase import suites
-from late_phase.architectures import ImageArchitectureConfig
+from late_phase.architectures import ArchitectureConfig, ImageArchitectureConfig
 from late_phase.config.choices import register
+from late_phase.optimization.optimizers import OptimizerConfig
 from late_phase.support.lazy import Lazy
+
+
+@dataclass
+class GRUConfig(ArchitectureConfig):
+    task: ClassVar[str] = "text"
+
+    width: int = 8
+
 
 register("averaging", "ema", EMAConfig, EMA)
 register("architecture", "two_layers", ImageArchitectureConfig, Lazy("ema_plugin.two_layers.build"))
+register("architecture", "gru", GRUConfig, Lazy("ema_plugin.gru.GRU"))
+register("optimizer", "radam", OptimizerConfig, Lazy("torch.optim.RAdam"))
 suites.register("confidence", Lazy("ema_plugin.confidence.confidence"), tasks=("images",))
