@@ -108,7 +108,6 @@ def models_of_runs(
         predictions=folder / "predictions" if own else folder / "evaluation" / dataset.name,
         predictors=deep_ensemble.together([models.predictors for models in of_each]),
         digest=digest(*(models.digest for models in of_each)),
-        runs=len(runs),
     )
     provenance = records[0] | {"seed": seeds, "config_hash": [record["config_hash"] for record in records]}
     return ensemble, provenance | {"seconds": round(sum(record["seconds"] for record in records), 3)}

@@ -200,7 +200,6 @@ class TrainedModels:
         digest: stands for all that its predictions depend on besides the data.
         results: the folder for results.
         predictions: the folder for predictions on the task's own data.
-        runs: number of runs whose models these are.
     """
 
     task: Task
@@ -211,4 +210,3 @@ class TrainedModels:
     digest: str
     results: Path
     predictions: Path
-    runs: int = 1
