@@ -265,6 +265,16 @@ def test_what_another_run_left_is_not_taken_for_its_own(finished, tmp_path, comp
     }
 
 
+def test_what_is_not_a_runs_own_stays_in_its_directory(tmp_path, composed):
+    """As with ``hydra.run.dir=.``: the folder may hold weights of the user's, other runs and whole models."""
+    others = [tmp_path / name for name in ("init.safetensors", "seed=0/model.safetensors", "seed=0/members.safetensors")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    run(composed(*tiny("base")), tmp_path)
+    assert [path.read_bytes() for path in others] == [b"mine"] * 3
+
+
 def test_a_run_of_the_first_version_is_read(finished, tmp_path):
     text = (finished("base") / "config.yaml").read_text()
     old = text.replace("ensemble:\n  name: none\n", "").replace("averaging:\n  name: none\n  start: null\n", "")

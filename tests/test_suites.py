@@ -154,6 +154,12 @@ def test_several_runs_are_evaluated_as_one_ensemble(main, folder):
     assert row["disagreement"] == pytest.approx(differ)
 
 
+def test_one_run_as_an_ensemble_has_what_the_run_has(main, folder):
+    for arguments in ([f"run={folder / 'seed=0'}"], [f"run={folder}", "seeds=[0]"]):
+        assert main(*arguments, "suite=flatness", "flatness.draws=2", script=EVALUATE)[0] in (0, None)
+    assert results(folder / "seeds=0", "flatness") == results(folder / "seed=0", "flatness")
+
+
 def test_weights_of_any_origin_are_evaluated(main, folder, tmp_path):
     """As the run does, whose weights they are."""
     torch.save(load_file(folder / "seed=0" / "model.safetensors"), tmp_path / "mine.pt")

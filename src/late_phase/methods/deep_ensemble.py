@@ -56,13 +56,13 @@ def folder(path: Path, seeds: Sequence[int]) -> Path:
 
 
 def several(predictors: Sequence[Predictor]) -> Predictor:
-    """The members of several predictors, of one after the other."""
+    """The members of several predictors, of one after the other; one alone is itself, such as a single model."""
 
     def models() -> Iterator[nn.Module]:
         for predictor in predictors:
             yield from predictor()
 
-    return models
+    return models if len(predictors) > 1 else predictors[0]
 
 
 def together(runs: Sequence[Mapping[str, Predictor]]) -> dict[str, Predictor]:

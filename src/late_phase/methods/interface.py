@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,12 @@ class Method:
     Args:
         config: the run's, checked.
     """
+
+    all: ClassVar[list[type[Method]]] = []
+    """The methods that there are, those of plug-ins too: the classes that are derived from this one."""
+
+    def __init_subclass__(cls) -> None:
+        Method.all.append(cls)
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -117,7 +123,8 @@ class Method:
             encoding: the metadata that goes with each model: how raw data becomes its inputs.
         """
 
-    def files(self, folder: Path) -> list[Path]:
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
         """Where :meth:`export` writes, if it writes all that it may."""
         return []
 

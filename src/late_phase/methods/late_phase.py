@@ -227,7 +227,8 @@ class LatePhaseModel(Method):
     def export(self, trained: Trained, folder: Path, encoding: str) -> None:
         WeightFiles(folder).write(self.single_model(trained), member_weights(trained.late), encoding)
 
-    def files(self, folder: Path) -> list[Path]:
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
         return WeightFiles(folder).all()
 
     def predictors_with(self, weights: Weights) -> dict[str, Predictor]:

@@ -115,7 +115,8 @@ class SWAMethod(Method):
     def export(self, trained: Trained, folder: Path, encoding: str) -> None:
         WeightFiles(folder / "swa").write(self.model(trained), self.members(trained), encoding)
 
-    def files(self, folder: Path) -> list[Path]:
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
         return WeightFiles(folder / "swa").all()
 
     def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:

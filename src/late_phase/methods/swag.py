@@ -132,8 +132,9 @@ class SWAGMethod(SWAMethod):
         named = {f"{part}/{name}": value for part in PARTS for name, value in parts[part].items()}
         write_tensors(file(folder), named | {"count": torch.tensor(self.average.count)})
 
-    def files(self, folder: Path) -> list[Path]:
-        return [*super().files(folder), file(folder)]
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        return [*SWAMethod.files(folder), file(folder)]
 
     def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
         from safetensors.torch import load_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from late_phase.methods.interface import Method
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.models import models_of_run
 from late_phase.runs.provenance import record_of
@@ -15,9 +16,9 @@ from late_phase.training.setup import Setup
 
 def export(setup: Setup, files: RunDirectory) -> None:
     """Writes the trained weights, so that :func:`late_phase.runs.models.models_of_run` reads them."""
-    for pattern in ("*.safetensors", "*/model.safetensors", "*/members.safetensors", "*/base.safetensors"):
-        for path in files.path.glob(pattern):
-            path.unlink()  # of whatever was in this directory before
+    for method in Method.all:  # of whatever run was in this directory before
+        for path in method.files(files.path):
+            path.unlink(missing_ok=True)
     for method in setup.methods.values():
         method.export(setup.trained, files.path, setup.task.encoding.to_json())
 

@@ -50,7 +50,8 @@ class EMA(Method):
             recompute_running_statistics(model, trained.spare_batches())
         WeightFiles(folder / "ema").write(model, {}, encoding)
 
-    def files(self, folder):
+    @staticmethod
+    def files(folder):
         return WeightFiles(folder / "ema").all()
 
     def predictors(self, folder, read):
