@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from late_phase.support.arguments import Parser
@@ -38,7 +39,7 @@ def main() -> None:
     make(arguments)
 
 
-def make(arguments) -> None:
+def make(arguments: Namespace) -> None:
     # These take seconds to import, and --help doesn't need them.
     from late_phase.command_line.choices import load_plugins
     from late_phase.command_line.hydra_jobs import register_schemas
@@ -52,13 +53,14 @@ def make(arguments) -> None:
     for name in arguments.names:
         table = read_table(TABLES / f"{name}.yaml")
         scale = [f"+scale={table.scales.get(arguments.scale, arguments.scale)}"] if arguments.scale else []
-        needs = (table, [*scale, *arguments.extra], arguments.seeds, ROOT / "configs", arguments.outputs)
+        outputs = arguments.outputs.resolve()  # scripts run elsewhere
+        needs = (table, [*scale, *arguments.extra], arguments.seeds, ROOT / "configs", outputs)
         planned = plan(*needs)
         print(f"{table.place}, {table.title}\n{summary(planned)}", flush=True)
         if arguments.dry:
             continue
         if not arguments.build:
-            for command in training(planned, arguments.launcher, arguments.outputs):
+            for command in training(planned, arguments.launcher, outputs):
                 failed |= run(command)
             for command in evaluation(table, plan(*needs), arguments.launcher):
                 failed |= run(command)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from filelock import FileLock
 from paper import NUMBERS, TABLES
 
 from late_phase.command_line.plan import Plan, collected, evaluation, plan, summary, training
@@ -177,3 +178,15 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
     assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
     assert as_csv(table, collected(table, Plan([], planned.folders, planned.seeds, {}))).count(",,,0,") == 8
     assert "missing" in as_latex(table, collected(table, Plan([], planned.folders, planned.seeds, {})))
+
+
+def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):
+    folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
+    (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
+    (run / "metrics.json").unlink()
+    with FileLock(run / ".lock"):
+        _, planned = planned_again((folder, outputs))
+        assert [(job.row, job.seed, job.state) for job in planned.jobs if job.state != "done"] == [("Late", 1, "running")]
+        assert training(planned, "basic", outputs) == []
+    _, planned = planned_again((folder, outputs))
+    assert [job.state for job in planned.jobs if job.state != "done"] == ["begun"] and len(training(planned, "basic", outputs)) == 1

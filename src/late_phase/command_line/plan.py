@@ -121,8 +121,7 @@ def state_of(directory: Path, expected: str) -> tuple[str, float | None]:
 
 
 def summary(planned: Plan) -> str:
-    """How many runs there are in each state; which aren't done, and how long they will take if
-    as long as those that are."""
+    """How many runs there are in each state; which aren't done, and how long they will take, going by those that are."""
     jobs = planned.jobs
     counts = {state: sum(job.state == state for job in jobs) for state in STATES}
     lines = [f"{len(jobs)} runs: " + (", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none")]
@@ -139,7 +138,7 @@ def summary(planned: Plan) -> str:
 
 
 def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
-    """Command lines of ``train.py`` for all runs that aren't done: a sweep over seeds for each config.
+    """Command lines of ``train.py`` for all runs that are missing or begun: a sweep over seeds for each config.
 
     Raises:
         UserError: a run is there with another config.
@@ -151,7 +150,7 @@ def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
         )
     seeds: dict[tuple[str, ...], list[int]] = {}
     for job in planned.jobs:
-        if job.state != "done" and job.seed not in seeds.setdefault(job.overrides, []):  # rows share runs
+        if job.state in ("begun", "missing") and job.seed not in seeds.setdefault(job.overrides, []):  # rows share runs
             seeds[job.overrides].append(job.seed)
     how = [f"hydra.sweep.dir={outputs}"]
     if launcher != "basic":

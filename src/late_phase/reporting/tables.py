@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from late_phase.reporting.runs import markdown
 from late_phase.reporting.statistics import LEVEL, Difference, compare, compare_with_published, mean_and_std, seeds_needed, verdict
+from late_phase.support.console import duration
 from late_phase.support.errors import UserError, first_line
 from late_phase.support.files import read_json
 
@@ -254,11 +255,13 @@ def told(difference: Difference, column: Column) -> str:
 
 
 def provenance(results: Mapping[str, Numbers]) -> list[str]:
-    """What code and which hardware the numbers come from."""
-    records = [record for numbers in results.values() for record in numbers.records]
+    """What code and which hardware the numbers come from, and how long it took; rows may share runs."""
+    of_rows = (record for numbers in results.values() for record in numbers.records)
+    records = list({tuple(record[key] for key in ("experiment", "variant", "seed")): record for record in of_rows}.values())
     if not records:
         return []
-    lines = [f"Ours: {len(records)} runs on {', '.join(sorted({str(record['device']) for record in records}))}."]
+    devices = ", ".join(sorted({str(record["device"]) for record in records}))
+    lines = [f"Ours: {len(records)} runs on {devices}, {duration(sum(record['seconds'] for record in records))} of training."]
     if len(commits := {str(record["git_commit"]) for record in records}) > 1:
         lines.append(f"The runs are of {len(commits)} commits: {', '.join(sorted(commit[:12] for commit in commits))}.")
     return lines
