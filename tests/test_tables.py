@@ -18,6 +18,8 @@ from late_phase.command_line.plan import Plan, collected, evaluation, plan, summ
 from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_table
 from late_phase.support.errors import UserError
 
+pytestmark = pytest.mark.timeout(400)  # a table trains, by several processes
+
 CONFIGS = ROOT / "configs"
 SMOKE = ["+scale=digits", "+debug=smoke"]
 OWN = """
