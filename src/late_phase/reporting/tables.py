@@ -199,7 +199,8 @@ def as_markdown(table: Table, results: Mapping[str, Numbers], scale: str = "") -
     title = f"# {table.place}: {table.title}"
     lines = [title, "", markdown(cells(table, results)), "", *comparisons(table, results)]
     if scale:
-        said = f"Ours are at scale {scale} (`configs/scale/{scale}.yaml`), on other data than the paper's: only the signs compare."
+        place = f"`configs/scale/{scale}.yaml`"
+        said = f"Ours are at scale {scale}, with the data and the network of {place}: only signs of differences compare with the paper."
         lines[1:1] = ["", said]
     else:
         lines += reproductions(table, results)
