@@ -142,7 +142,8 @@ class Method:
 
         Args:
             read: reads weights from a folder as the run's own are read, ``read(folder)``; where only those of a single model were
-                written, ``read(folder, members=False)``.
+                written, ``read(folder, members=False)``. Their predictors are then ``single``, or ``ensemble`` where another method
+                made the model an ensemble by itself; an averaging refuses that by its ``of_an_ensemble``.
 
         Raises:
             OSError, safetensors.SafetensorError: a file is missing or damaged.

@@ -15,6 +15,7 @@ from late_phase.methods.swa import AveragingConfig
 @dataclass
 class EMAConfig(AveragingConfig):
     copies: ClassVar[int] = 1
+    of_an_ensemble: ClassVar[bool] = False
 
     decay: float = 0.5
 
