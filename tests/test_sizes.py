@@ -16,6 +16,7 @@ from late_phase.methods.late_phase import member_weights
 from late_phase.support import memory
 from late_phase.support.errors import UserError
 from late_phase.support.memory import NUMBER, OBJECT
+from late_phase.tasks import images, text  # noqa: F401 importing them is not what is timed
 from late_phase.training import setup
 from late_phase.training.loop import run
 

@@ -200,7 +200,7 @@ def as_markdown(table: Table, results: Mapping[str, Numbers], scale: str = "") -
     lines = [title, "", markdown(cells(table, results)), "", *comparisons(table, results)]
     if scale:
         place = f"`configs/scale/{scale}.yaml`"
-        said = f"Ours are at scale {scale}, with the data and the network of {place}: only signs of differences compare with the paper."
+        said = f"Ours are at scale {scale}, with data and network of {place}: only signs of differences compare with the paper."
         lines[1:1] = ["", said]
     else:
         lines += reproductions(table, results)
