@@ -100,6 +100,8 @@ MISTAKES = {
         r"lacks cifar-10-python\.tar\.gz \(170,498,071 bytes, md5 c58f3010\w+\), which could not be downloaded .* put it there",
     ),
     "half a schedule": (["schedule.epochs=[1,2,3]"], r"schedule\.epochs=\[1, 2, 3\] and schedule\.factors=\[1\.0, 0\.01\] don't"),
+    "a list of lists": (["schedule.epochs=[[1]]"], r"schedule\.epochs=\[\[1\]\] has lists in it: write schedule\.epochs=\[VALUE,"),
+    "a pattern in two lists": (["late_phase=select", "late_phase.select=[[bn1]]"], r"select=\[\['bn1'\]\] has lists in it: write"),
     "momentum missing": (["optimizer.momentum=0"], "optimizer.nesterov needs momentum"),
     "an impossible architecture": (["architecture=wrn", "architecture.depth=27"], r"architecture\.depth=27 is not 6 n \+ 4"),
     "debug overruled": (["+debug=smoke", "+experiment=digits_lenet_base"], "put .debug after .experiment"),

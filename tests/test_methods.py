@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from late_phase.architectures import build
 from late_phase.config.training import TrainConfig
 from late_phase.layers.batch_ensemble import BatchEnsemble
 from late_phase.runs.config_file import from_yaml
+from late_phase.runs.models import models_of_runs
+from late_phase.support.errors import UserError
 from late_phase.training.loop import run
 
 
@@ -273,6 +276,13 @@ def test_what_is_not_a_runs_own_stays_in_its_directory(tmp_path, composed):
         path.write_bytes(b"mine")
     run(composed(*tiny("base")), tmp_path)
     assert [path.read_bytes() for path in others] == [b"mine"] * 3
+
+
+def test_members_of_another_parametrization_are_damage(finished, tmp_path):
+    directory = Path(shutil.copytree(finished("lprank1"), tmp_path / "run"))
+    (directory / "base.safetensors").unlink()
+    with pytest.raises(UserError, match=r"run is damaged \(.*weight\.0\.u.*\): train it again"):
+        models_of_runs(directory, None, None, torch.device("cpu"))
 
 
 def test_a_run_of_the_first_version_is_read(finished, tmp_path):

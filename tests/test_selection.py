@@ -101,6 +101,7 @@ def test_strings_will_do(select, expected):
         ("type:BatchNrom2d", "did you mean BatchNorm2d? Or choose from the classes"),
         ("type:LayerNorm", "choose from the classes of model.modules()."),
         ("qwertz", "choose from the names"),
+        ("", "choose from the names"),
     ],
 )
 def test_a_wrong_pattern_lists_names_close_to_it(pattern, close):

@@ -36,7 +36,7 @@ class Rule(NamedTuple):
         known = "choose from the names in model.named_parameters()."
         if self.pattern is None:
             return known
-        names = [name for name, _ in [*model.named_modules(), *model.named_parameters()]]
+        names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
         if self.pattern.startswith(TYPE):
             names = [_classes(module)[0] for module in model.modules() if _classes(module)]
             known = "choose from the classes of model.modules()."

@@ -60,18 +60,20 @@ def as_dataclass(composed: DictConfig) -> Any:
 
     Raises:
         UserError: there is a key that the dataclass doesn't have; a ``+`` on the command line gets it past Hydra. Or a key lacks
-            its value; a ``~`` takes it away. Or a path is empty.
+            its value; a ``~`` takes it away. Or a list holds lists, or a path is empty.
     """
     typed = OmegaConf.to_object(composed)
 
-    def refuse_unknown(given: dict[str, Any], known: Any, prefix: str) -> None:
+    def refuse(given: dict[str, Any], known: Any, prefix: str) -> None:
         for key, value in given.items():
             if key not in known.__dataclass_fields__:
                 raise UserError(unknown_key(f"{prefix}{key}", type(known)))
             if isinstance(value, dict):
-                refuse_unknown(value, getattr(known, key), f"{prefix}{key}.")
+                refuse(value, getattr(known, key), f"{prefix}{key}.")
+            elif isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):  # which OmegaConf lets pass
+                raise UserError(f"{prefix}{key}={value} has lists in it: write {prefix}{key}=[VALUE,...].")
 
-    refuse_unknown(OmegaConf.to_container(composed), typed, "")
+    refuse(OmegaConf.to_container(composed), typed, "")
     for key, value in vars(typed).items():
         if value == MISSING:
             raise UserError(f"{key} is not set: add {key}=VALUE.")

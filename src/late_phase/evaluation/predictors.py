@@ -36,8 +36,12 @@ def predictor_of(model: nn.Module) -> Predictor:
 
 
 def members(model: nn.Module, values: Mapping[str, Tensor]) -> Predictor:
-    """A copy of the model with each member's values in turn: name of a parameter or buffer -> ``[members, ...]``."""
-    model = copy.deepcopy(model).eval()
+    """A copy of the model with each member's values in turn: name of a parameter or buffer -> ``[members, ...]``.
+
+    Raises:
+        KeyError: the model has no such parameter or buffer.
+    """
+    model = load(copy.deepcopy(model).eval(), {name: stacked[0] for name, stacked in values.items()})
 
     def models() -> Iterator[nn.Module]:
         for k in range(len(next(iter(values.values())))):

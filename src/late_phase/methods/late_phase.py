@@ -115,7 +115,7 @@ class SelectConfig(LatePhaseConfig):
 
     def check(self, config: TrainConfig) -> None:
         if not self.select and not self.head:
-            raise UserError("late_phase.select=[] leaves no late-phase weight: name some, such as ['*.bn*', 'type:LayerNorm'].")
+            raise UserError("late_phase.select=[] leaves no late-phase weight: name some, such as ['*bn*', 'type:Linear'].")
         super().check(config)
 
 

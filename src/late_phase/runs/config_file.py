@@ -30,7 +30,9 @@ def from_yaml(path: Path) -> TrainConfig:
         plain = {"ensemble": {"name": "none"}, "averaging": {"name": "none"}} | OmegaConf.to_container(OmegaConf.load(path))
         config = OmegaConf.structured(TrainConfig)
         for group, choices in CHOICES.items():
-            config[group] = OmegaConf.structured(choices[plain[group]["name"]].config)
+            if (name := plain[group]["name"]) not in choices:
+                raise ValueError(f"{group}={name} is unknown, as without its plug-in")
+            config[group] = OmegaConf.structured(choices[name].config)
         return expand_paths(OmegaConf.to_object(OmegaConf.merge(config, plain)))
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of one.") from error
