@@ -84,6 +84,7 @@ def test_a_table_is_made_of_its_config_alone(made):
     assert "* Late against Base, test accuracy (%): " in page and "paired by seed" in page
     assert "The paper: +0.53, which takes 7 seeds to be seen" in page
     assert "* Wide has no runs here: architecture.width is a key of architecture=wrn only" in page
+    assert "* Deep ensemble: ours is of 2 runs." in page
     assert "only signs of differences compare with the paper" in page
 
     rows = list(csv.DictReader((folder / "results/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))

@@ -206,6 +206,7 @@ def as_markdown(table: Table, results: Mapping[str, Numbers], scale: str = "") -
         lines += reproductions(table, results)
     lines += [f"* {name} has no runs here: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
     lines += [f"* {row.name}: {row.note}" for row in table.rows if row.note]
+    lines += [f"* {row.name}: ours is of {len(results[row.name].records)} runs." for row in table.rows if row.together]
     lines += [f"* {note}" for note in [*table.notes, *provenance(results)]]
     return "\n".join(lines).rstrip() + "\n"
 
