@@ -81,6 +81,43 @@ def test_a_choice_without_its_config_is_told_so(installed):
     )
 
 
+COMPOSE = """
+import pickle, sys
+from hydra import compose, initialize_config_dir
+from late_phase.command_line.hydra_jobs import load_plugins, register_schemas
+load_plugins(), register_schemas()
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    composed = compose("train", sys.argv[2:], return_hydra_config=True)
+sys.stdout.buffer.write(pickle.dumps(composed))
+"""
+RUN = """
+import pickle, sys
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from late_phase.command_line.hydra_jobs import run_job
+composed = pickle.load(sys.stdin.buffer)
+HydraConfig.instance().set_config(composed.copy())
+with open_dict(composed):
+    del composed["hydra"]
+run_job(composed, lambda config, directory: print(config.averaging.name, "is known"))
+"""
+
+
+def test_the_process_of_a_launcher_knows_the_choices_of_plug_ins(installed):
+    """It is given the composed config, and has not seen the command line."""
+    (installed / "registers.py").write_text((installed / "ema_plugin" / "__init__.py").read_text())
+    (installed / "ema_plugin" / "__init__.py").write_text("")
+    (installed / "ema_plugin-1.0.dist-info" / "entry_points.txt").write_text("[late_phase]\nema = registers\n")
+    shutil.copytree(ROOT / "configs", installed / "configs", dirs_exist_ok=True)
+    out = ["hydra.run.dir=run", "hydra.runtime.output_dir=run", "hydra.mode=RUN"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{installed}"}
+    arguments = [str(installed / "configs"), *CHOICES, *TINY, *out]
+    options = {"cwd": installed.parent, "env": environment, "capture_output": True, "check": False}
+    composed = subprocess.run([sys.executable, "-c", COMPOSE, *arguments], **options)
+    done = subprocess.run([sys.executable, "-c", RUN], input=composed.stdout, **options)
+    assert done.stdout == b"ema is known\n", (composed.stderr, done.stderr)
+
+
 def test_what_a_plug_in_refuses_is_told_as_all_else(installed):
     done = train(installed, "averaging.decay=-1")
     assert done.returncode == 1

@@ -92,6 +92,7 @@ def as_train_config(composed: DictConfig) -> TrainConfig:
 @contextmanager
 def job() -> Iterator[None]:
     """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end."""
+    load_plugins()  # a launcher may have started the job in a process of its own
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_in_one_sentence(), explained():
             yield
