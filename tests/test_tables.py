@@ -119,8 +119,8 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
 
 def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
     folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
-    for path in outputs.glob("cifar10_lenet_base/*/seed=0/metrics.json"):
-        path.write_text(path.read_text().replace('"config_hash": "', '"config_hash": "other'))
+    for path in outputs.glob("cifar10_lenet_base/*/seed=0/config.yaml"):
+        path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     table, planned = planned_again((folder, outputs))
     assert [(job.row, job.seed) for job in planned.jobs if job.state == "stale"] == [("Base", 0), ("Deep ensemble", 0)]
     with pytest.raises(UserError, match="holds a run with another config than Base has now, as do 1 others: move them away"):

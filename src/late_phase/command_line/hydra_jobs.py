@@ -70,7 +70,7 @@ def as_dataclass(composed: DictConfig) -> Any:
                 raise UserError(unknown_key(f"{prefix}{key}", type(known)))
             if isinstance(value, dict):
                 refuse(value, getattr(known, key), f"{prefix}{key}.")
-            elif isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value):  # which OmegaConf lets pass
+            elif isinstance(value, list) and any(isinstance(entry, list) for entry in value):  # which OmegaConf lets pass
                 raise UserError(f"{prefix}{key}={value} has lists in it: write {prefix}{key}=[VALUE,...].")
 
     refuse(OmegaConf.to_container(composed), typed, "")

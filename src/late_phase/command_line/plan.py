@@ -17,6 +17,7 @@ from late_phase.command_line.hydra_jobs import as_train_config
 from late_phase.command_line.overrides import literal, variant
 from late_phase.config.identity import config_hash
 from late_phase.reporting.tables import Numbers, Table, collect, result_of
+from late_phase.runs.config_file import from_yaml
 from late_phase.support.console import duration
 from late_phase.support.errors import UserError
 from late_phase.support.files import read_json
@@ -106,11 +107,13 @@ def state_of(directory: Path, expected: str) -> tuple[str, float | None]:
     Args:
         expected: hash of the config that it has to have.
     """
-    record: dict[str, Any] | None = read_json(directory / "metrics.json")
-    if record is not None:
-        return ("done", record.get("seconds")) if record.get("config_hash") == expected else ("stale", None)
     if not (directory / "config.yaml").exists():
         return "missing", None
+    if config_hash(from_yaml(directory / "config.yaml")) != expected:
+        return "stale", None
+    record: dict[str, Any] | None = read_json(directory / "metrics.json")
+    if record is not None:
+        return "done", record.get("seconds")
     if (directory / ".lock").exists():
         try:
             with FileLock(directory / ".lock", timeout=0):
