@@ -64,7 +64,7 @@ def make(arguments: Namespace) -> None:
                 failed |= run(command)
             for command in evaluation(table, plan(*needs), arguments.launcher):
                 failed |= run(command)
-        results = collected(table, plan(*needs))
+        results = collected(table, planned if arguments.build else plan(*needs))
         to = arguments.to / arguments.scale if arguments.scale else arguments.to
         page = as_markdown(table, results, table.scales.get(arguments.scale, arguments.scale or ""))
         for suffix, text in (("md", page), ("csv", as_csv(table, results)), ("tex", as_latex(table, results))):

@@ -24,7 +24,7 @@ ENTRIES = {
     "scripts/prepare_data.py": ["digits"],
     "scripts/benchmark.py": [],
     "scripts/demo.py": [],
-    "scripts/table.py": ["methods", "--build"],
+    "scripts/table.py": ["table3", "--build"],
 }
 """Script -> arguments."""
 
@@ -46,7 +46,8 @@ def copy(folder: Path) -> None:
     for name in ("scripts", "configs"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "train.py", folder)
-    shutil.copytree(ROOT / "results" / "methods", folder / "outputs")
+    shutil.copytree(ROOT / "results" / "methods" / "digits_lenet_base", folder / "outputs" / "digits_lenet_base")
+    shutil.copytree(ROOT / "results" / "methods" / "digits_lenet_lpbn", folder / "outputs" / "digits_lenet_lpbn")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ place: Mine
 seeds: [0, 1]
 columns:
   accuracy: {title: "test accuracy (%)", metric: test_accuracy, factor: 100}
-  ood: {title: "AUROC", suite: ood, metric: auroc, digits: 3}
+  nll: {title: "NLL (nats)", metric: test_nll, digits: 3, more_is_better: false}
 rows:
   - {name: Base, experiment: cifar10_lenet_base, paper: {accuracy: [77.41, 0.23]}}
   - {name: Late, experiment: cifar10_lenet_lpbn, overrides: [late_phase.K=2], against: Base, paper: {accuracy: [77.94, 0.37]}}
@@ -91,7 +91,7 @@ def test_a_table_is_made_of_its_config_alone(made):
     values = {(row["row"], row["column"]): row for row in rows}
     assert float(values["Base", "accuracy"]["mean"]) == pytest.approx(mean)
     assert (
-        values["Wide", "accuracy"]["n"] == "0" and values["Base", "ood"]["n"] == "2" and values["Deep ensemble", "ood"]["n"] == "1"
+        values["Wide", "accuracy"]["n"] == "0" and values["Base", "nll"]["n"] == "2" and values["Deep ensemble", "nll"]["n"] == "1"
     )
     latex = (folder / "results" / "tables" / "digits" / "mine.tex").read_text(encoding="utf-8")
     assert latex.startswith("\\begin{tabular}{l") and "77.41 $\\pm$ 0.23" in latex and "(\\%)" in latex
@@ -147,7 +147,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: not all runs ended well")
     assert "lower optimizer.lr" in done.stderr
-    page = (tmp_path / "to" / "digits" / "mine.md").read_text(encoding="utf-8")
+    page = (tmp_path / "to" / "digits" / "bad.md").read_text(encoding="utf-8")
     assert "| missing" in page
 
 

@@ -93,6 +93,7 @@ def models_of_runs(
     of_each = []
     for files, config, metrics in zip(runs, configs, finished, strict=True):
         of_each.append(models_of_run(config, files, device, dataset, own))
+        dataset = of_each[-1].task.dataset  # on the device now, for the others too
         expected = of_each[0].task.fingerprint() if own else {key: finished[0].get(key) for key in of_each[0].task.fingerprint()}
         refuse_other_data(files, metrics, expected, first.dataset.name)
     records = [

@@ -53,6 +53,7 @@ def check(config: EvaluateConfig) -> EvaluateConfig:
     Raises:
         UserError: naming the key, the value and the cure.
     """
+    config.runtime.check()
     if config.suite not in (*SUITES, "all"):
         raise UserError(f"suite={config.suite} is unknown: choose one of {', '.join(SUITES)}, all.")
     if (config.run is None) == (config.architecture.name == OWN):
