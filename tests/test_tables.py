@@ -131,19 +131,20 @@ def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
     folder = made[0]
+    (folder / "configs" / "table" / "bad.yaml").write_text("\n".join(OWN.splitlines()[:-3]))  # its first row
+    places = ["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]
     command = [
         "scripts/table.py",
-        "mine",
+        "bad",
         "--scale",
         "digits",
         "--seeds",
         "0",
-        "--outputs",
-        str(tmp_path),
-        "--to",
-        str(tmp_path / "to"),
+        *places,
+        "--with",
+        "+debug=smoke",
+        "optimizer.lr=1e30",
     ]
-    command += ["--with", "+debug=smoke", "dataset.subset=24", "optimizer.lr=1e30"]
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: not all runs ended well")
     assert "lower optimizer.lr" in done.stderr
