@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from late_phase.command_line.choices import load_plugins
+from late_phase.command_line.plugins import load_plugins
 from late_phase.support.arguments import Parser, one_of
 from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.paths import path_argument

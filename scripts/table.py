@@ -41,10 +41,11 @@ def main() -> None:
 
 def make(arguments: Namespace) -> None:
     # These take seconds to import, and --help doesn't need them.
-    from late_phase.command_line.choices import load_plugins
     from late_phase.command_line.hydra_jobs import register_schemas
-    from late_phase.command_line.plan import collected, evaluation, plan, summary, training
-    from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_table
+    from late_phase.command_line.plan import changes, collected, evaluation, plan, summary, training
+    from late_phase.command_line.plugins import load_plugins
+    from late_phase.reporting.table_config import read_table
+    from late_phase.reporting.tables import as_csv, as_latex, as_markdown
     from late_phase.support.files import write_text
 
     load_plugins()
@@ -54,19 +55,19 @@ def make(arguments: Namespace) -> None:
         table = read_table(TABLES / f"{name}.yaml")
         scale = [f"+scale={table.scales.get(arguments.scale, arguments.scale)}"] if arguments.scale else []
         outputs = arguments.outputs.resolve()  # scripts run elsewhere
-        needs = (table, [*scale, *arguments.extra], arguments.seeds, ROOT / "configs", outputs)
-        planned = plan(*needs)
+        extra = [*scale, *arguments.extra]
+        planned = plan(table, extra, arguments.seeds, ROOT / "configs", outputs)
         print(f"{table.place}, {table.title}\n{summary(planned)}", flush=True)
         if arguments.dry:
             continue
         if not arguments.build:
             for command in training(planned, arguments.launcher, outputs):
                 failed |= run(command)
-            for command in evaluation(table, plan(*needs), arguments.launcher):
+            for command in evaluation(table, planned.now(), arguments.launcher):
                 failed |= run(command)
-        results = collected(table, planned if arguments.build else plan(*needs))
+        results = collected(table, planned.now())
         to = arguments.to / arguments.scale if arguments.scale else arguments.to
-        page = as_markdown(table, results, table.scales.get(arguments.scale, arguments.scale or ""))
+        page = as_markdown(table, results, changes(extra))
         for suffix, text in (("md", page), ("csv", as_csv(table, results)), ("tex", as_latex(table, results))):
             write_text(to / f"{name}.{suffix}", text)
         print(f"\n{page}\nin {to}/{name}.md, .csv and .tex", flush=True)

@@ -14,8 +14,9 @@ from conftest import ROOT
 from filelock import FileLock
 from paper import NUMBERS, TABLES
 
-from late_phase.command_line.plan import Plan, collected, evaluation, plan, summary, training
-from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_table
+from late_phase.command_line.plan import Plan, changes, collected, evaluation, plan, summary, training
+from late_phase.reporting.table_config import read_table
+from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_result
 from late_phase.support.errors import UserError
 
 pytestmark = pytest.mark.timeout(400)  # a table trains, by several processes
@@ -51,7 +52,7 @@ def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
     planned = plan(table, [], [0], CONFIGS, tmp_path)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
-    assert {job.state for job in planned.jobs} <= {"missing"}
+    assert set(planned.jobs.values()) <= {"missing"}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_table_is_made_of_its_config_alone(made):
     assert "The paper: +0.53, which takes 7 seeds to be seen" in page
     assert "* Wide has no runs here: architecture.width is a key of architecture=wrn only" in page
     assert "* Deep ensemble: ours is of 2 runs." in page
-    assert "only signs of differences compare with the paper" in page
+    assert "Ours are with `+scale=digits +debug=smoke`: of differences only the signs compare" in page
 
     rows = list(csv.DictReader((folder / "results/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))
     values = {(row["row"], row["column"]): row for row in rows}
@@ -99,7 +100,7 @@ def test_a_table_is_made_of_its_config_alone(made):
 
 def test_what_is_done_is_not_done_again(made):
     table, planned = planned_again(made)
-    assert {job.state for job in planned.jobs} == {"done"}
+    assert set(planned.jobs.values()) == {"done"}
     assert training(planned, "basic", made[1]) == evaluation(table, planned, "basic") == []
     assert summary(planned).startswith("6 runs: 6 done")
 
@@ -109,7 +110,7 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
     shutil.rmtree(run)
     table, planned = planned_again((folder, outputs))
-    assert [(job.row, job.seed) for job in planned.jobs if job.state != "done"] == [("Late", 1)]
+    assert [(job.row, job.seed) for job, state in planned.jobs.items() if state != "done"] == [("Late", 1)]
     (command,) = training(planned, "joblib", outputs)
     assert command[:4] == ["train.py", "-m", f"hydra.sweep.dir={outputs}", "hydra/launcher=joblib"] and command[-1] == "seed=1"
     assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
@@ -122,7 +123,7 @@ def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
     for path in outputs.glob("cifar10_lenet_base/*/seed=0/config.yaml"):
         path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     table, planned = planned_again((folder, outputs))
-    assert [(job.row, job.seed) for job in planned.jobs if job.state == "stale"] == [("Base", 0), ("Deep ensemble", 0)]
+    assert [(job.row, job.seed) for job, state in planned.jobs.items() if state == "stale"] == [("Base", 0), ("Deep ensemble", 0)]
     with pytest.raises(UserError, match="holds a run with another config than Base has now, as do 1 others: move them away"):
         training(planned, "basic", outputs)
     results = collected(table, planned)
@@ -160,6 +161,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
         (("paper: {accuracy: [77.94, 0.37]}", "paper: {acc: [77.94]}"), "Late has numbers of acc, which is no column"),
         (("[77.94, 0.37]", "[]"), r"a number of Late is not \[mean\] or \[mean, spread\]"),
         (("title: A table", "titel: A table"), "titel"),
+        (("place: Mine", "# place"), "it lacks place"),
+        (("{name: Base, ", "{"), r"it lacks rows\[0\]\.name"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(tmp_path, change, message):
@@ -180,8 +183,30 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
     page = as_markdown(table, collected(table, planned))
     assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
     assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
-    assert as_csv(table, collected(table, Plan([], planned.folders, planned.seeds, {}))).count(",,,0,") == 8
-    assert "missing" in as_latex(table, collected(table, Plan([], planned.folders, planned.seeds, {})))
+    assert as_csv(table, collected(table, Plan({}, planned.folders, planned.seeds, {}))).count(",,,0,") == 8
+    assert "missing" in as_latex(table, collected(table, Plan({}, planned.folders, planned.seeds, {})))
+
+
+def test_results_that_a_user_has_chosen_are_not_a_tables(tmp_path):
+    """The mean AUROC over other datasets is another number."""
+    path = tmp_path / "seed=0" / "evaluation" / "ood.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"metrics": {}}))
+    assert read_result(tmp_path, [0], "ood") == {"metrics": {}}
+    for content in (json.dumps({"metrics": {}, "ood": ["noise"]}), "{"):
+        path.write_text(content)
+        assert read_result(tmp_path, [0], "ood") is None
+    assert read_result(tmp_path, [0, 1], "ood") is None
+
+
+def test_the_papers_number_of_seeds_is_that_of_its_table(made, tmp_path):
+    """Whatever ours is."""
+    folder, outputs = made
+    table = read_table(folder / "configs" / "table" / "mine.yaml")
+    planned = plan(table, [*SMOKE, "runtime.threads=1"], [0], folder / "configs", outputs)
+    found = collected(table, planned)
+    assert (found["Base"].wanted, found["Base"].published, found["Deep ensemble"].published) == (1, 2, 1)
+    assert changes([*SMOKE, "runtime.threads=1", "runtime.progress=false"]) == SMOKE
 
 
 def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):
@@ -190,7 +215,9 @@ def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):
     (run / "metrics.json").unlink()
     with FileLock(run / ".lock"):
         _, planned = planned_again((folder, outputs))
-        assert [(job.row, job.seed, job.state) for job in planned.jobs if job.state != "done"] == [("Late", 1, "running")]
+        assert [(job.row, job.seed, state) for job, state in planned.jobs.items() if state != "done"] == [("Late", 1, "running")]
         assert training(planned, "basic", outputs) == []
     _, planned = planned_again((folder, outputs))
-    assert [job.state for job in planned.jobs if job.state != "done"] == ["begun"] and len(training(planned, "basic", outputs)) == 1
+    assert [state for state in planned.jobs.values() if state != "done"] == ["begun"] and len(
+        training(planned, "basic", outputs)
+    ) == 1

@@ -20,26 +20,15 @@ def number_of_members(K: Any) -> int:
     return operator.index(K)
 
 
-def noise_amplitude(sigma0: Any) -> float:
-    """σ0 as Python's number.
+def amount(value: Any, refusal: str) -> float:
+    """σ0 or γ_θ as Python's number.
 
     Raises:
-        ValueError: it is infinite, or below 0.
+        ValueError: it is infinite, or below 0; the message is ``refusal``.
     """
-    if not 0 <= sigma0 < float("inf"):
-        raise ValueError(f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
-    return float(sigma0)
-
-
-def gradient_scale(gamma_theta: Any) -> float:
-    """γ_θ as Python's number.
-
-    Raises:
-        ValueError: it is infinite, or below 0.
-    """
-    if not 0 <= gamma_theta < float("inf"):
-        raise ValueError(f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights.")
-    return float(gamma_theta)
+    if not 0 <= value < float("inf"):
+        raise ValueError(refusal)
+    return float(value)
 
 
 def check_running_statistics(choice: str, batches: Any, forward: Any) -> None:

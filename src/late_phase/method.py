@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import check_running_statistics, gradient_scale, noise_amplitude, number_of_members
+from late_phase.checks import amount, check_running_statistics, number_of_members
 from late_phase.ensemble import checked_logits, ensemble_log_probs
 from late_phase.members import Members, Phi
 from late_phase.parameter_groups import THETA
@@ -82,8 +82,9 @@ class LatePhase(SharedOptimizer):
     ) -> None:
         refuse_unsupported(optimizer)
         K = number_of_members(K)
-        self.sigma0 = noise_amplitude(sigma0)
-        gamma_theta = gradient_scale(gamma_theta)
+        self.sigma0 = amount(sigma0, f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
+        no_scale = f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights."
+        gamma_theta = amount(gamma_theta, no_scale)
         self.model = unwrapped(model)
         phi = Phi(self.model, Selection.of(select).names(self.model))
         super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})

@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from late_phase.command_line.choices import load_plugins
 from late_phase.command_line.explain import explained, unknown_key
 from late_phase.command_line.overrides import check_overrides, quote_paths, variant
+from late_phase.command_line.plugins import load_plugins
 from late_phase.config.check import check
 from late_phase.config.choices import CHOICES
 from late_phase.config.pace import at_pace

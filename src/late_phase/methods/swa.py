@@ -120,8 +120,11 @@ class SWAMethod(Method):
         return WeightFiles(folder / "swa").all()
 
     def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
-        found = read(folder / "swa").predictors
-        return {"swa" if name == "single" else f"swa_{name}": predictor for name, predictor in found.items()}
+        return self.predictors_of_average(read(folder / "swa"))
+
+    @staticmethod
+    def predictors_of_average(weights: Weights) -> dict[str, Predictor]:
+        return {"swa" if name == "single" else f"swa_{name}": predictor for name, predictor in weights.predictors.items()}
 
     def model(self, trained: Trained) -> nn.Module:
         """The average over epochs, of Φ also over members, with its running statistics re-estimated."""

@@ -149,7 +149,8 @@ class SWAGMethod(SWAMethod):
         posterior.mean, posterior.squares, posterior.deviations = (parts[part] for part in PARTS[:3])
         samples = range(self.config.averaging.samples)
         statistics = [{name: value[i] for name, value in parts["statistics"].items()} for i in samples]
-        return super().predictors(folder, read) | {"swag": swag(weights.model, lambda: self.samples(posterior), statistics)}
+        drawn = swag(weights.model, lambda: self.samples(posterior), statistics)
+        return self.predictors_of_average(weights) | {"swag": drawn}
 
     def samples(self, posterior: SWAG) -> Iterator[dict[str, Tensor]]:
         """The samples' weights; always the same ones."""

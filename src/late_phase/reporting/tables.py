@@ -1,4 +1,4 @@
-"""The paper's tables, as configs in ``configs/table`` and as what finished runs make of them."""
+"""Tables of the paper, made of finished runs: the paper's numbers beside ours, and what their differences say."""
 
 from __future__ import annotations
 
@@ -7,113 +7,31 @@ import io
 import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from late_phase.reporting.runs import markdown
 from late_phase.reporting.statistics import LEVEL, Difference, compare, compare_with_published, mean_and_std, seeds_needed, verdict
+from late_phase.reporting.table_config import Column, Row, Table
+from late_phase.runs.directory import RunDirectory
 from late_phase.support.console import duration
-from late_phase.support.errors import UserError, first_line
 from late_phase.support.files import read_json
-
-
-@dataclass
-class Column:
-    """A number of each row.
-
-    Attributes:
-        title: with the unit.
-        metric: a key of what predicts, in ``metrics.json`` or in the results of a suite; with ``record`` a key of the
-            record itself.
-        suite: by which it is evaluated; empty for what the end of a run measures.
-        factor: from the metric's unit to the title's.
-        digits: behind the decimal point.
-    """
-
-    title: str = MISSING
-    metric: str = MISSING
-    suite: str = ""
-    record: bool = False
-    factor: float = 1.0
-    digits: int = 2
-    more_is_better: bool = True
-
-
-@dataclass
-class Row:
-    """Runs of one config that differ in their seeds.
-
-    Attributes:
-        experiment: empty where nothing is trained.
-        overrides: of the experiment.
-        predictor: whose numbers these are.
-        seeds: empty for the table's.
-        together: whether the runs are evaluated as one deep ensemble.
-        against: name of the row that this one is compared with.
-        paper: key of a column -> the paper's mean and, if there is one, its spread.
-    """
-
-    name: str = MISSING
-    experiment: str = ""
-    overrides: list[str] = field(default_factory=list)
-    predictor: str = "single"
-    seeds: list[int] = field(default_factory=list)
-    together: bool = False
-    against: str = ""
-    paper: dict[str, list[float]] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass
-class Table:
-    """
-    Attributes:
-        place: in the paper.
-        seeds: of each row that doesn't have its own.
-        scales: scale -> the one that this table takes instead of it, such as a text instead of images.
-    """
-
-    title: str = MISSING
-    place: str = MISSING
-    seeds: list[int] = MISSING
-    columns: dict[str, Column] = MISSING
-    rows: list[Row] = MISSING
-    notes: list[str] = field(default_factory=list)
-    scales: dict[str, str] = field(default_factory=dict)
-
-
-def read_table(path: Path) -> Table:
-    """The table that a file describes.
-
-    Raises:
-        UserError: it describes none.
-    """
-    try:
-        table: Table = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Table), OmegaConf.load(path)))
-        names = [row.name for row in table.rows]
-        for row in table.rows:
-            if names.count(row.name) > 1:
-                raise ValueError(f"there are several rows of the name {row.name}")
-            if row.against and row.against not in names:
-                raise ValueError(f"{row.name} is compared with {row.against}, which is no row")
-            if unknown := row.paper.keys() - table.columns.keys():
-                raise ValueError(f"{row.name} has numbers of {', '.join(sorted(unknown))}, which is no column")
-            if not all(1 <= len(numbers) <= 2 for numbers in row.paper.values()):
-                raise ValueError(f"a number of {row.name} is not [mean] or [mean, spread]")
-        return table
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is no table ({first_line(error)}): see its neighbours.") from error
 
 
 def result_of(folder: Path, seeds: Sequence[int], suite: str) -> Path:
     """The results of a suite on a run in ``folder``, or with several seeds on their deep ensemble."""
     name = f"seeds={','.join(map(str, seeds))}" if len(seeds) > 1 else f"seed={seeds[0]}"
     return folder / name / "evaluation" / f"{suite}.json"
+
+
+def read_result(folder: Path, seeds: Sequence[int], suite: str) -> dict[str, Any] | None:
+    """The record of a suite's results; None if there is none, or a damaged one, or one of what a user has chosen."""
+    try:
+        record = read_json(result_of(folder, seeds, suite))
+    except ValueError:
+        return None
+    return None if record is None or "ood" in record else record
 
 
 @dataclass(frozen=True)
@@ -124,12 +42,14 @@ class Numbers:
         values: key of a column -> seed -> value, in the column's unit.
         records: what they come from.
         wanted: how many values there should be.
+        published: how many values are behind the paper's.
         without: why there are none, if there can be none.
     """
 
     values: dict[str, dict[int, float]]
     records: list[dict[str, Any]]
     wanted: int
+    published: int
     without: str
 
 
@@ -142,17 +62,17 @@ def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Co
     found, records = {key: {} for key in table.columns}, []
     groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
     for group in groups:
-        own = [read_json(folder / f"seed={seed}" / "metrics.json") for seed in group if seed in done]
+        own = [RunDirectory(folder / f"seed={seed}").read_metrics() for seed in group if seed in done]
         records += own
         for key, column in table.columns.items():
             if column.suite or row.together:
-                record = read_json(result_of(folder, group, column.suite or "accuracy"))
+                record = read_result(folder, group, column.suite or "accuracy")
             else:
                 record = own[0] if own else None
             value = _value(record, column, row.predictor)
             if value is not None and len(own) == len(group):
                 found[key][group[0]] = column.factor * value
-    return Numbers(found, records, len(groups), without)
+    return Numbers(found, records, len(groups), 1 if row.together else len(row.seeds or table.seeds), without)
 
 
 def _value(record: dict[str, Any] | None, column: Column, predictor: str) -> float | None:
@@ -190,17 +110,15 @@ def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
     return rows
 
 
-def as_markdown(table: Table, results: Mapping[str, Numbers], scale: str = "") -> str:
+def as_markdown(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = ()) -> str:
     """The table, and below it what is compared with what, and where the numbers come from.
 
     Args:
-        scale: at which ours were measured; empty for the paper's, where they are compared with the paper's, too.
+        changes: overrides of all runs, by which these are others than the paper's; without any they are compared with the paper's.
     """
-    title = f"# {table.place}: {table.title}"
-    lines = [title, "", markdown(cells(table, results)), "", *comparisons(table, results)]
-    if scale:
-        place = f"`configs/scale/{scale}.yaml`"
-        said = f"Ours are at scale {scale}, with data and network of {place}: only signs of differences compare with the paper."
+    lines = [f"# {table.place}: {table.title}", "", markdown(cells(table, results)), "", *comparisons(table, results)]
+    if changes:
+        said = f"Ours are with `{' '.join(changes)}`: of differences only the signs compare with the paper's."
         lines[1:1] = ["", said]
     else:
         lines += reproductions(table, results)
@@ -224,13 +142,13 @@ def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[str]:
 
 
 def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
-    """A line for each of our numbers that differs from the paper's by more than noise; the paper's are of the table's seeds."""
+    """A line for each of our numbers that differs from the paper's by more than noise."""
     lines = []
     for row in table.rows:
         for key, values in results[row.name].values.items():
             published, column = row.paper.get(key), table.columns[key]
             if values and published is not None and len(published) == 2:
-                found = compare_with_published(list(values.values()), *published, results[row.name].wanted)
+                found = compare_with_published(list(values.values()), *published, results[row.name].published)
                 if found.p is not None and found.p < LEVEL:
                     lines.append(f"* {row.name}, {column.title}, is not the paper's: {told(found, column)}")
     return [*lines, ""] if lines else []
@@ -263,10 +181,9 @@ def provenance(results: Mapping[str, Numbers]) -> list[str]:
     if not records:
         return []
     devices = ", ".join(sorted({str(record["device"]) for record in records}))
-    lines = [f"Ours: {len(records)} runs on {devices}, {duration(sum(record['seconds'] for record in records))} of training."]
-    if len(commits := {str(record["git_commit"]) for record in records}) > 1:
-        lines.append(f"The runs are of {len(commits)} commits: {', '.join(sorted(commit[:12] for commit in commits))}.")
-    return lines
+    commits = ", ".join(sorted({str(record["git_commit"])[:12] for record in records}))
+    took = duration(sum(record["seconds"] for record in records))
+    return [f"Ours: {len(records)} runs on {devices}, {took} of training, by commit {commits}."]
 
 
 def as_csv(table: Table, results: Mapping[str, Numbers]) -> str:

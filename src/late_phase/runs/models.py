@@ -90,16 +90,17 @@ def models_of_runs(
         )
     kind = tasks.kind_of(first.dataset)
     dataset = kind.load(first.dataset) if other is None else kind.load_for_evaluation(other)
-    of_each = []
-    for files, config, metrics in zip(runs, configs, finished, strict=True):
+    of_each: list[TrainedModels] = []
+    for files, config in zip(runs, configs, strict=True):
         of_each.append(models_of_run(config, files, device, dataset, own))
         dataset = of_each[-1].task.dataset  # on the device now, for the others too
-        expected = of_each[0].task.fingerprint() if own else {key: finished[0].get(key) for key in of_each[0].task.fingerprint()}
-        refuse_other_data(files, metrics, expected, first.dataset.name)
-    records = [
-        record_of(config, files.path, device, metrics.get("seconds", 0.0), git_commit())
-        for files, config, metrics in zip(runs, configs, finished, strict=True)
-    ]
+    fingerprint, commit = of_each[0].task.fingerprint(), git_commit()
+    if not own:  # then only the runs' own data have to be the same
+        fingerprint = {key: finished[0].get(key) for key in fingerprint}
+    records = []
+    for files, config, metrics in zip(runs, configs, finished, strict=True):
+        refuse_other_data(files, metrics, fingerprint, first.dataset.name)
+        records.append(record_of(config, files.path, device, metrics.get("seconds", 0.0), commit))
     if seeds is None:
         return of_each[0].task.own_predictions(of_each[0]), records[0]
     folder = deep_ensemble.folder(path, seeds)

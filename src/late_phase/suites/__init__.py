@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from late_phase.suites.config import EvaluateConfig
     from late_phase.tasks.task import TrainedModels
 
-    Compute = Callable[[TrainedModels, EvaluateConfig], tuple[dict[str, Any], dict[str, int]]]
+    Compute = Callable[[TrainedModels, EvaluateConfig], tuple[dict[str, Any], dict[str, Any]]]
 
 
 class Suite(NamedTuple):

@@ -62,7 +62,7 @@ def trained_models(config: EvaluateConfig, device: torch.device) -> tuple[Traine
     return models_of_runs(Path(config.run), config.seeds, other, device)
 
 
-def compute(suite: str, models: TrainedModels, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, int]]:
+def compute(suite: str, models: TrainedModels, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """See :attr:`late_phase.suites.Suite.compute`.
 
     Raises:

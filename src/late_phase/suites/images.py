@@ -26,7 +26,7 @@ from late_phase.support.errors import UserError
 from late_phase.support.files import read_json, write_json
 from late_phase.tasks.task import Numbers, TrainedModels
 
-Amount = dict[str, int]
+Amount = dict[str, Any]
 
 
 def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
@@ -50,7 +50,7 @@ def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]
     """How well the entropy of the prediction tells other datasets' test images from its own: AUROC, AUPR and FPR95.
 
     ``<metric>_<dataset>`` for each of ``config.ood``, and ``<metric>``, their mean. Images are fitted to the size and channels of
-    its own.
+    its own. Where the user has chosen the datasets, their names go into the record.
 
     Raises:
         UserError: there is no other dataset, or one is not to be had.
@@ -75,7 +75,7 @@ def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]
                 numbers[name][f"{metric}_{other.name}"] = value
     for row in numbers.values():
         row |= {metric: sum(row[f"{metric}_{o.name}"] for o in others) / len(others) for metric in ("auroc", "aupr", "fpr95")}
-    return numbers, task.amount()
+    return numbers, task.amount() | ({} if config.ood is None else {"ood": names})
 
 
 def load_by_name(name: str, root: str) -> Dataset:

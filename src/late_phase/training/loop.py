@@ -135,7 +135,11 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
 
 
 def resume(setup: Setup, files: RunDirectory) -> State:
-    """The state in the latest good checkpoint, with model and optimizer set to it; that of a beginning if there is none."""
+    """The state in the latest good checkpoint, with model, optimizer and methods set to it; that of a beginning if there is none.
+
+    Raises:
+        UserError: the checkpoint lacks the state of a method, or is of another text.
+    """
     checkpoint, late = files.load_checkpoint(), setup.trained.late
     if checkpoint is None:
         return State()
@@ -145,6 +149,8 @@ def resume(setup: Setup, files: RunDirectory) -> State:
     for name, method in setup.methods.items():
         if checkpoint.get(name) is not None:
             method.load_state_dict(checkpoint[name], setup.device)
+        elif method.state_dict() is not None:  # it would silently begin anew
+            raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
     set_random_state(checkpoint["random"], setup.device)
     return State(checkpoint["epoch"], EpochSums(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
 

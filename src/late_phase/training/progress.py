@@ -24,9 +24,7 @@ LINES = 20
 class Progress:
     """Loss, accuracy and epochs left while training; shows nothing with ``runtime.progress=false``."""
 
-    def __init__(
-        self, config: TrainConfig, batches: int, state: State, headline: Callable[[Mapping[str, Any]], str | None]
-    ) -> None:
+    def __init__(self, config: TrainConfig, batches: int, state: State, headline: Headline) -> None:
         self._headline = headline
         self._epochs = config.epochs
         self._lines = config.runtime.progress and not sys.stderr.isatty()

@@ -1,0 +1,103 @@
+"""The configs of tables, ``configs/table/*.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from late_phase.support.errors import UserError, first_line
+
+
+@dataclass
+class Column:
+    """A number of each row.
+
+    Attributes:
+        title: with the unit.
+        metric: a key of what predicts, in ``metrics.json`` or in the results of a suite; with ``record`` a key of the
+            record itself.
+        suite: by which it is evaluated; empty for what the end of a run measures.
+        factor: from the metric's unit to the title's.
+        digits: behind the decimal point.
+    """
+
+    title: str = MISSING
+    metric: str = MISSING
+    suite: str = ""
+    record: bool = False
+    factor: float = 1.0
+    digits: int = 2
+    more_is_better: bool = True
+
+
+@dataclass
+class Row:
+    """Runs of one config that differ in their seeds.
+
+    Attributes:
+        experiment: empty where nothing is trained.
+        overrides: of the experiment.
+        predictor: whose numbers these are.
+        seeds: empty for the table's.
+        together: whether the runs are evaluated as one deep ensemble.
+        against: name of the row that this one is compared with.
+        paper: key of a column -> the paper's mean and, if there is one, its spread.
+    """
+
+    name: str = MISSING
+    experiment: str = ""
+    overrides: list[str] = field(default_factory=list)
+    predictor: str = "single"
+    seeds: list[int] = field(default_factory=list)
+    together: bool = False
+    against: str = ""
+    paper: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class Table:
+    """
+    Attributes:
+        place: in the paper.
+        seeds: of each row that doesn't have its own.
+        scales: scale -> the one that this table takes instead of it, such as a text instead of images.
+    """
+
+    title: str = MISSING
+    place: str = MISSING
+    seeds: list[int] = MISSING
+    columns: dict[str, Column] = MISSING
+    rows: list[Row] = MISSING
+    notes: list[str] = field(default_factory=list)
+    scales: dict[str, str] = field(default_factory=dict)
+
+
+def read_table(path: Path) -> Table:
+    """The table that a file describes.
+
+    Raises:
+        UserError: it describes none.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Table), OmegaConf.load(path))
+        if lacking := OmegaConf.missing_keys(merged):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        table: Table = OmegaConf.to_object(merged)
+        names = [row.name for row in table.rows]
+        for row in table.rows:
+            if names.count(row.name) > 1:
+                raise ValueError(f"there are several rows of the name {row.name}")
+            if row.against and row.against not in names:
+                raise ValueError(f"{row.name} is compared with {row.against}, which is no row")
+            if unknown := row.paper.keys() - table.columns.keys():
+                raise ValueError(f"{row.name} has numbers of {', '.join(sorted(unknown))}, which is no column")
+            if not all(1 <= len(numbers) <= 2 for numbers in row.paper.values()):
+                raise ValueError(f"a number of {row.name} is not [mean] or [mean, spread]")
+        return table
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is no table ({first_line(error)}): see its neighbours.") from error
