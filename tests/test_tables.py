@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from conftest import ROOT
 from filelock import FileLock
 from paper import NUMBERS, TABLES
 
-from late_phase.command_line.plan import Plan, changes, collected, evaluation, plan, summary, training
+from late_phase.command_line.plan import changes, collected, evaluation, plan, summary, training
 from late_phase.reporting.table_config import read_table
 from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_result
 from late_phase.support.errors import UserError
@@ -51,6 +53,7 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
 def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
     planned = plan(table, [], [0], CONFIGS, tmp_path)
+    assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}
 
@@ -102,7 +105,7 @@ def test_what_is_done_is_not_done_again(made):
     table, planned = planned_again(made)
     assert set(planned.jobs.values()) == {"done"}
     assert training(planned, "basic", made[1]) == evaluation(table, planned, "basic") == []
-    assert summary(planned).startswith("6 runs: 6 done")
+    assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, as architecture\.width .*\.", summary(planned))
 
 
 def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
@@ -110,7 +113,7 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
     shutil.rmtree(run)
     table, planned = planned_again((folder, outputs))
-    assert [(job.row, job.seed) for job, state in planned.jobs.items() if state != "done"] == [("Late", 1)]
+    assert [job for job, state in planned.jobs.items() if state != "done"] == [planned.rows["Late"][1]]
     (command,) = training(planned, "joblib", outputs)
     assert command[:4] == ["train.py", "-m", f"hydra.sweep.dir={outputs}", "hydra/launcher=joblib"] and command[-1] == "seed=1"
     assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
@@ -123,8 +126,8 @@ def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
     for path in outputs.glob("cifar10_lenet_base/*/seed=0/config.yaml"):
         path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.8"))
     table, planned = planned_again((folder, outputs))
-    assert [(job.row, job.seed) for job, state in planned.jobs.items() if state == "stale"] == [("Base", 0), ("Deep ensemble", 0)]
-    with pytest.raises(UserError, match="holds a run with another config than Base has now, as do 1 others: move them away"):
+    assert [job for job, state in planned.jobs.items() if state == "stale"] == [planned.rows["Base"][0]]
+    with pytest.raises(UserError, match="seed=0 holds a run with another config than the table has now: move"):
         training(planned, "basic", outputs)
     results = collected(table, planned)
     assert list(results["Base"].values["accuracy"]) == [1] and not results["Deep ensemble"].values["accuracy"]
@@ -183,8 +186,9 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
     page = as_markdown(table, collected(table, planned))
     assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
     assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
-    assert as_csv(table, collected(table, Plan({}, planned.folders, planned.seeds, {}))).count(",,,0,") == 8
-    assert "missing" in as_latex(table, collected(table, Plan({}, planned.folders, planned.seeds, {})))
+    nothing = replace(planned, jobs=dict.fromkeys(planned.jobs, "missing"))
+    assert as_csv(table, collected(table, nothing)).count(",,,0,") == 8
+    assert "missing" in as_latex(table, collected(table, nothing))
 
 
 def test_results_that_a_user_has_chosen_are_not_a_tables(tmp_path):
@@ -215,7 +219,7 @@ def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):
     (run / "metrics.json").unlink()
     with FileLock(run / ".lock"):
         _, planned = planned_again((folder, outputs))
-        assert [(job.row, job.seed, state) for job, state in planned.jobs.items() if state != "done"] == [("Late", 1, "running")]
+        assert {job: state for job, state in planned.jobs.items() if state != "done"} == {planned.rows["Late"][1]: "running"}
         assert training(planned, "basic", outputs) == []
     _, planned = planned_again((folder, outputs))
     assert [state for state in planned.jobs.values() if state != "done"] == ["begun"] and len(

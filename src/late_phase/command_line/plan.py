@@ -28,7 +28,7 @@ STATES = ("done", "running", "begun", "stale", "missing")
 
 @dataclass(frozen=True)
 class Job:
-    """A run that a table needs.
+    """A run that a table needs, for one row or several.
 
     Attributes:
         overrides: of ``train.py``, but for the seed.
@@ -36,7 +36,6 @@ class Job:
         expected: hash of the config that it has to have.
     """
 
-    row: str
     overrides: tuple[str, ...]
     seed: int
     directory: Path
@@ -68,19 +67,29 @@ class Plan:
 
     Attributes:
         jobs: all runs and their states, in the order of the rows.
+        rows: row -> its runs; rows may share them.
         folders: row -> where its directories ``seed=<n>`` are.
         seeds: row -> its seeds.
         without: row -> why it has no runs.
     """
 
     jobs: dict[Job, str]
+    rows: dict[str, list[Job]]
     folders: dict[str, Path]
     seeds: dict[str, list[int]]
     without: dict[str, str]
 
     def done(self, row: str) -> list[int]:
         """Seeds of a row whose runs are finished."""
-        return [job.seed for job, state in self.jobs.items() if job.row == row and state == "done"]
+        return [job.seed for job in self.rows[row] if self.jobs[job] == "done"]
+
+    def by_overrides(self, *states: str) -> dict[tuple[str, ...], list[Job]]:
+        """The runs in these states, those together that differ in the seed only."""
+        found: dict[tuple[str, ...], list[Job]] = {}
+        for job, state in self.jobs.items():
+            if state in states:
+                found.setdefault(job.overrides, []).append(job)
+        return found
 
     def now(self) -> Plan:
         """The same with the states that the runs have by now."""
@@ -97,12 +106,13 @@ def plan(table: Table, extra: Sequence[str], seeds: Sequence[int] | None, config
     Raises:
         UserError: a file of a run is damaged.
     """
-    planned = Plan({}, {}, {}, {})
+    planned = Plan({}, {}, {}, {}, {})
     composed: dict[tuple[str, ...], DictConfig] = {}  # rows share configs
     for row in table.rows:
         overrides = (f"+experiment={row.experiment}", *extra, *row.overrides)
         planned.folders[row.name] = folder = outputs / row.experiment / variant(list(overrides))
         planned.seeds[row.name] = list(seeds or row.seeds or table.seeds)
+        planned.rows[row.name] = own = []
         try:
             if not row.experiment:
                 raise UserError("nothing is trained")
@@ -114,8 +124,9 @@ def plan(table: Table, extra: Sequence[str], seeds: Sequence[int] | None, config
             planned.without[row.name] = str(error)
             continue
         for seed, expected in zip(planned.seeds[row.name], hashes, strict=True):
-            job = Job(row.name, overrides, seed, folder / f"seed={seed}", expected)
-            planned.jobs[job] = job.state()
+            own.append(job := Job(overrides, seed, folder / f"seed={seed}", expected))
+            if job not in planned.jobs:
+                planned.jobs[job] = job.state()
     return planned
 
 
@@ -135,16 +146,15 @@ def summary(planned: Plan) -> str:
     counts = Counter(planned.jobs.values())
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     lines = [f"{len(planned.jobs)} runs: {states or 'none'}"]
-    for row in planned.folders:
-        own = {job: state for job, state in planned.jobs.items() if job.row == row}
-        if left := {job: state for job, state in own.items() if state != "done"}:
-            took = [RunDirectory(job.directory).read_metrics()["seconds"] for job in own if job not in left]
-            cost = f", about {duration(len(left) * statistics.mean(took))}" if took else ""
-            seeds = ", ".join(f"{job.seed} {state}" for job, state in left.items())
-            lines.append(f"  {row}: {' '.join(next(iter(left)).overrides)}, seed {seeds}{cost}")
-        if row in planned.without:
-            lines.append(f"  {row}: no runs, as {planned.without[row]}")
-    return "\n".join(lines)
+    done = planned.by_overrides("done")
+    for overrides, left in planned.by_overrides(*STATES[1:]).items():
+        rows = "; ".join(row for row, own in planned.rows.items() if not set(own).isdisjoint(left))
+        seeds = {state: [str(job.seed) for job in left if planned.jobs[job] == state] for state in STATES}
+        told = "; ".join(f"seed{'s' * (len(own) > 1)} {', '.join(own)} {state}" for state, own in seeds.items() if own)
+        took = [RunDirectory(job.directory).read_metrics()["seconds"] for job in done.get(overrides, [])]
+        cost = f", about {duration(len(left) * statistics.mean(took))}" if took else ""
+        lines.append(f"  {rows}: {' '.join(overrides)}, {told}{cost}")
+    return "\n".join([*lines, *(f"  {row}: no runs, as {reason}" for row, reason in planned.without.items())])
 
 
 def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
@@ -153,18 +163,17 @@ def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
     Raises:
         UserError: a run is there with another config.
     """
-    if stale := [job for job, state in planned.jobs.items() if state == "stale"]:
+    if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
+        others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
         raise UserError(
-            f"{stale[0].directory} holds a run with another config than {stale[0].row} has now, as do {len(stale) - 1} others: "
-            "move them away, or name another folder with --outputs."
+            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
         )
-    seeds: dict[tuple[str, ...], list[int]] = {}
-    for job, state in planned.jobs.items():
-        if state in ("begun", "missing") and job.seed not in seeds.setdefault(job.overrides, []):  # rows share runs
-            seeds[job.overrides].append(job.seed)
     quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
     how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet]
-    return [["train.py", "-m", *how, *overrides, f"seed={','.join(map(str, own))}"] for overrides, own in seeds.items() if own]
+    return [
+        ["train.py", "-m", *how, *overrides, f"seed={','.join(str(job.seed) for job in jobs)}"]
+        for overrides, jobs in planned.by_overrides("begun", "missing").items()
+    ]
 
 
 def launched_by(launcher: str) -> list[str]:
