@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from hydra._internal.utils import get_args_parser
 from PIL import Image
 from safetensors.torch import load_file
-
-from late_phase.config.identity import differences
 
 TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
 
@@ -353,54 +347,6 @@ def test_a_job_that_fails_does_not_stop_the_other_evaluations(main, tmp_path):
     assert (tmp_path / "a/seed=0/evaluation/accuracy.json").exists()
 
 
-HEAVY = {"torch", "torchvision", "sklearn", "scipy", "numpy", "matplotlib", "PIL", "safetensors", "wandb", "tqdm"}
-MODULES_AT_EXIT = """
-import atexit, runpy, sys
-atexit.register(lambda: print(*sys.modules, file=sys.stderr))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
-    """All modules that a script has imported at its end, and what it says before on standard error."""
-    done = subprocess.run(
-        [sys.executable, "-c", MODULES_AT_EXIT, str(ROOT / command[0]), *command[1:]],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    *said, modules = done.stderr.splitlines()
-    return set(modules.split()), "\n".join(said)
-
-
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (["train.py", "epocs=3"], "did you mean epochs?"),
-        (["train.py", "late_phase.T0=300"], "is after the last epoch"),
-        (["train.py", "--help"], ""),
-        (["scripts/evaluate.py", "rnu=a"], "did you mean run?"),
-        (["scripts/evaluate.py", "run=a", "suite=calibratoin"], "suite=calibratoin is unknown"),
-        (["scripts/report.py", "--help"], ""),
-        (["scripts/prepare_data.py", "cifra10"], "'cifra10' is none of digits"),
-    ],
-)
-def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):
-    imported, said = imported_by(*command, folder=tmp_path)
-    assert message in said
-    assert "late_phase.support.console" in imported and not imported & HEAVY
-
-
-def test_a_run_imports_what_was_chosen_only(tmp_path):
-    imported, said = imported_by("train.py", *TINY, "runtime.progress=false", folder=tmp_path)
-    assert not said
-    assert {"torch", "sklearn", "late_phase.data.digits", "late_phase.architectures.lenet"} <= imported
-    assert not imported & {"torchvision", "matplotlib", "wandb", "late_phase.data.cifar", "late_phase.architectures.wide_resnet"}
-
-
 def test_argparse_can_read_every_help_of_hydras():
     """Python 3.14's argparse reads each help as it is added, and refuses Hydra's lazy one; older ones only read it to print it."""
     parser = get_args_parser()
@@ -414,11 +360,3 @@ def test_hydras_own_help_is_whole(main, script):
     status, output = main("--hydra-help", script=script)
     assert status == 0
     assert "Install or Uninstall shell completion:" in output and "Bash - Install:" in output
-
-
-def test_differences_name_every_key():
-    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}) == [
-        "a.c: 2 -> 4",
-        "d: 3 -> None",
-        "e: None -> 5",
-    ]

@@ -373,18 +373,6 @@ def test_cache_without_metadata(root):
     assert torch.equal(read(root).train.pixels, expected.train.pixels)
 
 
-def test_16_bit_grey(root):
-    a = np.linspace(0, 65535, 36).reshape(6, 6).astype(np.uint16)
-    Image.fromarray(a).save(root / "train/dog/c.png")
-    assert np.abs(pixels(read(root), 4)[..., 0].astype(int) - (a >> 8)).max() <= 1
-
-
-def test_palette_with_transparency(root):
-    q = Image.fromarray(noise(1)).convert("P")
-    q.save(root / "train/dog/c.png", transparency=bytes(range(200)))
-    read(root)
-
-
 def test_cache_is_a_file(root):
     (root.parent / "cache").write_text("")
     with pytest.raises(UserError):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -52,6 +54,55 @@ def test_the_package_has_its_names_without_importing_torch():
     code = (
         "import sys, late_phase; assert 'torch' not in sys.modules; from late_phase import LatePhase, head; "
         "assert LatePhase is late_phase.LatePhase and 'torch' in sys.modules; "
-        "assert not {'torchvision', 'hydra', 'omegaconf', 'safetensors', 'numpy.testing'} & set(sys.modules)"
+        "assert not {'torchvision', 'hydra', 'omegaconf', 'safetensors', 'sklearn', 'scipy', 'wandb', 'matplotlib', "
+        "'numpy.testing'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}, check=True)
+
+
+HEAVY = {"torch", "torchvision", "sklearn", "scipy", "numpy", "matplotlib", "PIL", "safetensors", "wandb", "tqdm"}
+MODULES_AT_EXIT = """
+import atexit, runpy, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
+    """All modules that a script has imported at its end, and what it says before on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", MODULES_AT_EXIT, str(ROOT / command[0]), *command[1:]],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *said, modules = done.stderr.splitlines()
+    return set(modules.split()), "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train.py", "epocs=3"], "did you mean epochs?"),
+        (["train.py", "late_phase.T0=300"], "is after the last epoch"),
+        (["train.py", "--help"], ""),
+        (["scripts/evaluate.py", "rnu=a"], "did you mean run?"),
+        (["scripts/evaluate.py", "run=a", "suite=calibratoin"], "suite=calibratoin is unknown"),
+        (["scripts/report.py", "--help"], ""),
+        (["scripts/prepare_data.py", "cifra10"], "'cifra10' is none of digits"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):
+    imported, said = imported_by(*command, folder=tmp_path)
+    assert message in said
+    assert "late_phase.support.console" in imported and not imported & HEAVY
+
+
+def test_a_run_imports_what_was_chosen_only(tmp_path):
+    imported, said = imported_by("train.py", "+debug=smoke", "runtime.progress=false", folder=tmp_path)
+    assert not said
+    assert {"torch", "sklearn", "late_phase.data.digits", "late_phase.architectures.lenet"} <= imported
+    assert not imported & {"torchvision", "matplotlib", "wandb", "late_phase.data.cifar", "late_phase.architectures.wide_resnet"}

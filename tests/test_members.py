@@ -178,3 +178,18 @@ def test_a_tied_parameter_is_averaged_under_both_names():
     single = late.average()
     assert torch.equal(single.a.weight, late.members["a.weight"].mean(0))
     assert single.a.weight is single.b.weight
+
+
+def test_layers_that_cannot_be_folded_say_so():
+    """One has no shift that the folded layer could have; two others have one scale, and statistics of their own."""
+    shared = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
+    shared[1].weight, shared[1].bias = shared[0].weight, shared[0].bias
+    unshifted = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
+    unshifted[0].register_parameter("bias", None)
+    for model, name in ((shared, "1"), (unshifted, "0")):
+        late = LatePhase(model, sgd(model), batchnorm(), K=2)
+        late.spawn()
+        train(model, late, models.minibatches(3))
+        with pytest.raises(ValueError, match=rf"'folded' needs layers with a scale and a shift of their own, which {name} has not"):
+            late.average("folded")
+        late.average()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import subprocess
-import sys
 
 import models
 import numpy as np
@@ -116,7 +114,7 @@ def test_theta_waits_for_the_end_of_the_iteration_and_phi_does_not():
         assert torch.equal(model[0].weight, theta) == (k < 2)
 
 
-# ------------------------------------------------------------------------------------------- the single model, the ensemble
+# ----------------------------------------------------------------------------------------------------- the single model
 
 
 def test_the_single_model_is_the_plain_architecture():
@@ -139,62 +137,6 @@ def test_recomputed_statistics_belong_to_the_averaged_weights():
     first = torch.cat([single[0](x) for x, _ in batches])
     torch.testing.assert_close(single[1].running_mean, first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert single.training == model.training
-
-
-def test_the_ensemble_is_the_mean_of_the_members_distributions():
-    model, late = spawned()
-    x = torch.randn(6, 3, 8, 8)
-    model.train()
-    model[5].eval()
-    probabilities = []
-    for k in range(3):
-        with late.member(k):
-            probabilities.append(copy.deepcopy(model).eval()(x).softmax(-1))
-    torch.testing.assert_close(late.ensemble(x).exp(), sum(probabilities) / 3)
-    assert model[1].training and not model[5].training
-
-
-class Keywords(nn.Module):
-    """A model as Hugging Face's are: it takes keywords and returns a dict."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = models.plain()
-
-    def forward(self, *, pixels: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        return {"logits": self.inner(pixels), "hidden": pixels}
-
-
-def test_models_with_keywords_and_dicts_are_run_by_forward():
-    torch.manual_seed(0)
-    model = Keywords()
-    twin = copy.deepcopy(model.inner)
-    batches = [{"pixels": x, "mask": None} for x, _ in models.minibatches(3)]
-
-    def forward(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return model(**batch)["logits"]
-
-    late = LatePhase(model, sgd(model), batchnorm() + head(), 3, 0.3)
-    plain = LatePhase(twin, sgd(twin), batchnorm() + head(), 3, 0.3)
-    late.spawn(torch.Generator().manual_seed(0))
-    plain.spawn(torch.Generator().manual_seed(0))
-    assert torch.equal(late.ensemble(batches[0], forward=forward), plain.ensemble(batches[0]["pixels"]))
-    single = late.average("recompute", batches, forward)
-    assert_same(single.inner, plain.average("recompute", [batch["pixels"] for batch in batches]))
-    with pytest.raises(TypeError, match=r"takes logits \[examples, classes\], and the output is of type dict: pass forward="):
-        late.ensemble(batches[0], forward=lambda model, batch: model(**batch))
-    with pytest.raises(ValueError, match="go with"):
-        late.average(forward=forward)
-
-
-@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 8, 8)])
-def test_an_ensemble_is_of_logits(shape):
-    """Not of the log odds of one class, nor of what has its classes in another dimension."""
-    late = spawned()[1]
-    x = models.minibatches(1)[0][0]
-    with pytest.raises(TypeError, match=rf"the output is a tensor \[{', '.join(map(str, shape))}\]: pass forward="):
-        late.ensemble(x, forward=lambda model, x: torch.zeros(shape))
-    assert late.ensemble(x, forward=lambda model, x: torch.zeros(4, 6, 5)).shape == (4, 6, 5)  # of a sequence
 
 
 def test_gradients_that_their_maker_uses_again_are_added_up_all_the_same():
@@ -286,21 +228,6 @@ def test_what_is_no_tensor_in_a_state_dict_is_kept():
     late.spawn()
     train(model, late, models.minibatches(3))
     assert late.average()[0].version == 3
-
-
-def test_layers_that_cannot_be_folded_say_so():
-    """One has no shift that the folded layer could have; two others have one scale, and statistics of their own."""
-    shared = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
-    shared[1].weight, shared[1].bias = shared[0].weight, shared[0].bias
-    unshifted = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 64, 5))
-    unshifted[0].register_parameter("bias", None)
-    for model, name in ((shared, "1"), (unshifted, "0")):
-        late = LatePhase(model, sgd(model), batchnorm(), K=2)
-        late.spawn()
-        train(model, late, models.minibatches(3))
-        with pytest.raises(ValueError, match=rf"'folded' needs layers with a scale and a shift of their own, which {name} has not"):
-            late.average("folded")
-        late.average()
 
 
 def test_complex_late_phase_weights_are_averaged():
@@ -462,11 +389,3 @@ def test_what_cannot_be_copied_says_so():
     with pytest.raises(RuntimeError, match=r"load averaged_state_dict\(\) into a new one"):
         late.average()
     models.plain().load_state_dict(late.averaged_state_dict(), strict=True)
-
-
-def test_importing_needs_torch_only():
-    code = (
-        "import sys, late_phase; "
-        "print([m for m in ('hydra', 'omegaconf', 'torchvision', 'sklearn', 'scipy', 'wandb', 'matplotlib') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

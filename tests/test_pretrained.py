@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import http.server
 import re
@@ -11,101 +10,16 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import models
-import numpy as np
 import pytest
-import schedulefree
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from pretrained import KINDS, SMALL, assert_same, legacy, plain, refusal, safetensors, start, trained
+from torch import Tensor
 from torchvision.models import ResNet50_Weights, get_model_weights
 
 from late_phase.architectures import build
 from late_phase.architectures.imagenet import current_key
 from late_phase.architectures.pretrained import load
 from late_phase.support.errors import UserError
-
-SMALL = {
-    "lenet": {},
-    "wrn": {"depth": 10, "width": 1},
-    "pyramidnet": {"depth": 8, "alpha": 6},
-}
-KINDS: dict[str, Callable[[dict[str, Tensor], Path], Path]] = {}
-
-
-def kind(write: Callable[[dict[str, Tensor], Path], object]) -> Callable[[dict[str, Tensor], Path], Path]:
-    """A way to write weights, under the name of its function; it also gets the name of the file that it has to write."""
-    file = {"safetensors": "w.safetensors", "run": "run/model.safetensors"}.get(write.__name__, "w.pth")
-
-    def to(state: dict[str, Tensor], folder: Path) -> Path:
-        path = folder / file
-        path.parent.mkdir(exist_ok=True)
-        write(state, path)
-        return path.parent if write.__name__ == "run" else path
-
-    KINDS[write.__name__] = to
-    return to
-
-
-@kind
-def safetensors(state, path):
-    save_file(state, path)
-
-
-@kind
-def run(state, path):
-    save_file(state, path, metadata={"late_phase": "{}"})
-
-
-@kind
-def plain(state, path):
-    torch.save(state, path)
-
-
-@kind
-def legacy(state, path):
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-
-
-@kind
-def under_state_dict(state, path):
-    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"state": {0: {"step": 1}}}}, path)
-
-
-@kind
-def under_model(state, path):
-    torch.save({"model": state, "epoch": 3}, path)
-
-
-def trained(name: str, classes: int = 7, **options: float) -> nn.Module:
-    """A model of which every number differs from a fresh one's, running statistics included."""
-    torch.manual_seed(1)
-    model = build(name, 3, classes, **(SMALL.get(name, {}) | options))
-    for key, value in model.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            value.fill_(5)
-        else:
-            value.uniform_(0.5, 1.5)
-    return model
-
-
-def start(name: str, weights: Path | str, classes: int = 7, **options: float) -> nn.Module:
-    torch.manual_seed(2)
-    return build(name, 3, classes, weights=str(weights), **(SMALL.get(name, {}) | options))
-
-
-def assert_same(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(state) == list(expected)
-    for name, value in expected.items():
-        assert torch.equal(state[name], value), name
-
-
-def refusal(name: str, weights: Path | str, classes: int = 7, **options: float) -> str:
-    with pytest.raises(UserError) as caught:
-        start(name, weights, classes, **options)
-    message = str(caught.value)
-    assert message.startswith("architecture.weights=") and message.endswith(".") and "\n" not in message and len(message) < 500
-    return message
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -205,94 +119,6 @@ def test_weights_of_another_size_or_architecture_do_not_fit(tmp_path):
     assert "of another shape: " in refusal("wrn", weights, width=2)
     assert "missing: " in refusal("wrn", weights, depth=16)
     assert "missing: " in refusal("lenet", weights)
-
-
-def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}{key}": value for key, value in state.items()}
-
-
-# What people save, and what is said of it.
-PACKED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
-    "DataParallel": (lambda s: prefixed("module.", s), "without the prefix 'module.'"),
-    "torch.compile": (lambda s: prefixed("_orig_mod.", s), ""),
-    "compiled and distributed": (lambda s: prefixed("module._orig_mod.", s), "without the prefix 'module.'"),
-    "a compiled part": (lambda s: {k.replace("groups.", "groups._orig_mod."): v for k, v in s.items()}, ""),
-    "a checkpointed part": (
-        lambda s: {k.replace("groups.0.", "groups.0._checkpoint_wrapped_module."): v for k, v in s.items()},
-        "",
-    ),
-    "a wrapper of one's own": (lambda s: prefixed("net.backbone.", s), "without the prefix 'net.backbone.'"),
-    "model_state_dict": (lambda s: {"epoch": 3, "model_state_dict": s}, "from 'model_state_dict'"),
-    "an unusual key": (lambda s: {"epoch": 3, "network": s, "args": {"lr": 0.1}}, "from 'network'"),
-    "deeper": (lambda s: {"state": {"net": {"weights": s}}, "rng": torch.ones(3)}, "from 'state.net.weights'"),
-    "Lightning": (
-        lambda s: {"state_dict": prefixed("model.", s) | {"loss.weight": torch.ones(7)}, "pytorch-lightning_version": "2.5"},
-        "from 'state_dict', without the prefix 'model.', without 1 other tensors",
-    ),
-    "an average beside it": (lambda s: {"model": s, "model_ema": {k: 2 * v for k, v in s.items()}}, "from 'model'"),
-    "with what is no tensor": (lambda s: s | {"_extra_state": None, "version": 3}, ""),
-    "of training before T0": (
-        lambda s: {"model": s, "late": {"K": 3, "phi": ["bn1.weight"], "members": None, "member": None}},
-        "from 'model'",
-    ),
-    "with arguments, as timm's": (
-        lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1), "metric": np.float64(3)},
-        "from 'state_dict'",
-    ),
-    "with a number for a key": (lambda s: {"model": s, 7: "seven"}, "from 'model'"),
-    "schedule-free in eval mode": (
-        lambda s: {"model": s, "optimizer": {"state": {0: {"z": torch.ones(1)}}, "param_groups": [{"train_mode": False}]}},
-        "from 'model'",
-    ),
-}
-
-
-@pytest.mark.parametrize("packed", PACKED)
-def test_weights_are_found_as_people_save_them(packed, tmp_path, capsys):
-    pack, told = PACKED[packed]
-    state = trained("wrn").state_dict()
-    weights = plain(pack(state), tmp_path)
-    assert_same(start("wrn", weights).state_dict(), state)
-    said = capsys.readouterr().err
-    assert said == (f"architecture.weights={weights}: weights taken {told}.\n" if told else "")
-
-
-def test_a_prefix_leaves_the_last_layer_to_other_classes(tmp_path):
-    state = trained("wrn", classes=7).state_dict()
-    model = start("wrn", plain({"model_state_dict": prefixed("module.", state)}, tmp_path), 4)
-    assert torch.equal(model.state_dict()["conv.weight"], state["conv.weight"]) and model.head.weight.shape[0] == 4
-
-
-def test_several_weights_are_not_chosen_from(tmp_path):
-    state = trained("lenet").state_dict()
-    message = refusal("lenet", plain({"teacher": state, "student": state}, tmp_path))
-    assert " holds several weights of lenet ('teacher' and 'student'): save one of them." in message
-    message = refusal("lenet", plain({"state_dict": prefixed("teacher.", state) | prefixed("student.", state)}, tmp_path))
-    assert " ('state_dict.teacher' and 'state_dict.student'): " in message
-
-
-def test_a_prefix_does_not_hide_a_misfit(tmp_path):
-    state = prefixed("module.", trained("lenet").state_dict())
-    del state["module.conv2.weight"]
-    assert " as it is set (1 missing: conv2.weight): " in refusal("lenet", plain(state, tmp_path))
-
-
-def test_weights_in_the_middle_of_training_are_refused(tmp_path):
-    """A member for the average, and what a schedule-free optimizer has in train mode for its average."""
-    model, late = models.spawned(K=3)
-    message = refusal("lenet", plain({"model": model.state_dict(), "late": late.state_dict()}, tmp_path))
-    assert (
-        " is a checkpoint of late-phase training, whose model is only one of the members: choose the model.safetensors" in message
-    )
-    lightning = {"state_dict": model.state_dict(), "optimizer_states": [late.state_dict()]}
-    assert " whose model is only one of the members: " in refusal("lenet", plain(lightning, tmp_path))
-    deep = {"model": model.state_dict(), "trainer": {"optimizers": {"all": [{"late": late.state_dict()}]}}}
-    assert " whose model is only one of the members: " in refusal("lenet", plain(deep, tmp_path))
-    optimizer = schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
-    optimizer.train()
-    models.train(model, optimizer, models.minibatches(1))
-    message = refusal("lenet", plain({"net": model.state_dict(), "training": {"optimizer": optimizer.state_dict()}}, tmp_path))
-    assert " is a checkpoint of a schedule-free optimizer in train mode: " in message
 
 
 @pytest.mark.parametrize("weights", ["nowhere.safetensors", "nowhere/w.pth", "IMAGENET1K_V1"])

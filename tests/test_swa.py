@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from late_phase import LatePhase, batchnorm, nothing, recompute_running_statistics
 from late_phase.methods.swa import SWA
 from late_phase.runs.directory import RunDirectory
+from late_phase.support.errors import UserError
 from late_phase.training import setup
 from late_phase.training.interruption import Interruption
 from late_phase.training.loop import run
@@ -129,3 +130,6 @@ def test_the_average_survives_an_interruption(tmp_path, composed, monkeypatch):
     saved = torch.load(tmp_path / "a" / "b" / "seed=0" / "checkpoint.pt", weights_only=True)
     assert saved["averaging"]["count"] == 2
     assert saved["averaging"]["mean"]["bn1.weight"].shape == (3, 6)
+    torch.save(saved | {"averaging": None}, tmp_path / "a" / "b" / "seed=0" / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"seed=0 has a checkpoint without the state of averaging: remove the directory, and start"):
+        run(composed(*overrides), tmp_path / "a" / "b" / "seed=0")
