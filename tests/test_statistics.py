@@ -96,7 +96,7 @@ def test_swapped_sides_differ_in_the_sign():
 def test_one_value_is_no_test(n, m):
     found = compare(by_seed(OURS[:n]), by_seed(OTHER[:m]))
     assert found == Difference(pytest.approx(OURS[:n].mean() - OTHER[:m].mean()), None, None, (n, m), False)
-    assert verdict(found, True) == "n = 1: no test"
+    assert verdict(found, True) == "no test with n = 1"
 
 
 def test_equal_differences_leave_no_doubt():
@@ -162,9 +162,9 @@ def test_published_numbers(mean, std, n):
 
 def test_published_numbers_that_allow_no_test():
     assert compare_with_published([0.5, 0.75], 0.5, None, 5) == Difference(0.125, None, None, (2, 5), False)
-    assert verdict(compare_with_published([0.5, 0.75], 0.5, None, 5), True) == "standard deviation not known: no test"
+    assert verdict(compare_with_published([0.5, 0.75], 0.5, None, 5), True) == "no test, as a standard deviation is not known"
     for difference in (compare_with_published([0.5, 0.75], 0.5, None, 1), compare_with_published([0.5], 0.5, 0.1, 5)):
-        assert difference.p is None and verdict(difference, True) == "n = 1: no test"
+        assert difference.p is None and verdict(difference, True) == "no test with n = 1"
 
 
 @pytest.mark.parametrize(("std", "n"), [(-0.1, 5), (0.1, 0)])

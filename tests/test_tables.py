@@ -18,7 +18,7 @@ from paper import NUMBERS, TABLES
 
 from late_phase.command_line.plan import changes, collected, evaluation, plan, summary, training
 from late_phase.reporting.table_config import read_table
-from late_phase.reporting.tables import as_csv, as_latex, as_markdown, read_result
+from late_phase.reporting.tables import Numbers, as_csv, as_latex, as_markdown, provenance, read_result
 from late_phase.support.errors import UserError
 
 pytestmark = pytest.mark.timeout(400)  # a table trains, by several processes
@@ -187,6 +187,9 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
     assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
     assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
     nothing = replace(planned, jobs=dict.fromkeys(planned.jobs, "missing"))
+    record = collected(table, planned)["Base"].records[0]
+    for commit, told in (("0123456789abcdef", "0123456789ab"), ("0123456789abcdef-dirty", "0123456789ab-dirty"), (None, "unknown")):
+        assert provenance({"a": Numbers({}, [record | {"git_commit": commit}], 1, 1, "")})[0].endswith(f"by commit {told}.")
     assert as_csv(table, collected(table, nothing)).count(",,,0,") == 8
     assert "missing" in as_latex(table, collected(table, nothing))
 

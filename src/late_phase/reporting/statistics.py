@@ -125,7 +125,7 @@ def verdict(difference: Difference, more_is_better: bool) -> str:
     """In words, with p: better, worse, or within noise."""
     p = difference.p
     if p is None:
-        return "n = 1: no test" if min(difference.n) == 1 else "standard deviation not known: no test"
+        return "no test with n = 1" if min(difference.n) == 1 else "no test, as a standard deviation is not known"
     # As many digits as it takes to see on which side of the level p is, at least two.
     digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
     stated = f"p = {p:.{digits}g}" if p >= 0.001 else "p < 0.001"

@@ -181,9 +181,13 @@ def provenance(results: Mapping[str, Numbers]) -> list[str]:
     if not records:
         return []
     devices = ", ".join(sorted({str(record["device"]) for record in records}))
-    commits = ", ".join(sorted({str(record["git_commit"])[:12] for record in records}))
+    commits = ", ".join(sorted({_short(record["git_commit"]) for record in records}))
     took = duration(sum(record["seconds"] for record in records))
     return [f"Ours: {len(records)} runs on {devices}, {took} of training, by commit {commits}."]
+
+
+def _short(commit: str | None) -> str:
+    return "unknown" if commit is None else commit[:12] + "-dirty" * commit.endswith("-dirty")
 
 
 def as_csv(table: Table, results: Mapping[str, Numbers]) -> str:
