@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from late_phase.layers.dropout import check_dropout
+from late_phase.layers.max_pool import MaxPool2x2
 
 
 class LeNet(nn.Sequential):
@@ -24,11 +25,11 @@ class LeNet(nn.Sequential):
             "conv1": nn.Conv2d(channels, 6, 5),
             "relu1": nn.ReLU(inplace=True),
             "bn1": nn.BatchNorm2d(6),
-            "pool1": nn.MaxPool2d(2),
+            "pool1": MaxPool2x2(),
             "conv2": nn.Conv2d(6, 16, 5),
             "relu2": nn.ReLU(inplace=True),
             "bn2": nn.BatchNorm2d(16),
-            "pool2": nn.MaxPool2d(2),
+            "pool2": MaxPool2x2(),
             "flatten": nn.Flatten(),
             "fc1": nn.Linear(16 * 5 * 5, 120),
             "relu3": nn.ReLU(inplace=True),

@@ -1,0 +1,53 @@
+"""Max pooling of 2 x 2 windows that uses a CPU's vector instructions; torch's own does so for ``channels_last`` only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class MaxPool2x2(nn.MaxPool2d):
+    """``[..., 2 height, 2 width]`` -> ``[..., height, width]``: torch's layer, to the same bytes, about twice as fast on a CPU.
+
+    Where its own way doesn't apply – another device or memory format, an odd size, a compiler – it is torch's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        even = images.shape[-1] % 2 == images.shape[-2] % 2 == 0
+        if images.is_cpu and images.is_contiguous() and even and not torch.compiler.is_compiling():
+            return _MaxPool2x2.apply(images)[0]
+        return super().forward(images)
+
+
+class _MaxPool2x2(torch.autograd.Function):
+    """The larger of two columns, then of two rows: of equal values the first one, row by row, gets the gradient, as with torch's."""
+
+    @staticmethod
+    def forward(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, right = images[..., 0::2], images[..., 1::2]
+        columns = torch.maximum(left, right)
+        top, bottom = columns[..., 0::2, :], columns[..., 1::2, :]
+        return torch.maximum(top, bottom), right > left, bottom > top
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
+        right, bottom = ctx.saved_tensors
+        columns = gradient.new_empty(right.shape)
+        torch.mul(gradient, bottom, out=(lower := columns[..., 1::2, :]))
+        torch.sub(gradient, lower, out=columns[..., 0::2, :])
+        images = gradient.new_empty(*right.shape[:-1], 2 * right.shape[-1])
+        torch.mul(columns, right, out=(odd := images[..., 1::2]))
+        torch.sub(columns, odd, out=images[..., 0::2])
+        return images
