@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from late_phase.runs.provenance import git_commit
+from late_phase.runs.provenance import code_digest, git_commit
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -38,3 +38,25 @@ def test_the_commit_is_that_of_the_code(tmp_path):
     assert git_commit(code) == git(tmp_path, "rev-parse", "HEAD") + "-dirty"
     (tmp_path / ".gitignore").write_text("new.txt")
     assert git_commit(code) == git(tmp_path, "rev-parse", "HEAD")
+
+
+def test_the_code_is_what_it_computes(tmp_path):
+    """Words, layout and rooms that compute nothing don't make other code; a number does, and a name of a file."""
+
+    def version(text: str, name: str = "a.py") -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        (folder / "reporting").mkdir(parents=True)
+        (folder / "reporting" / "b.py").write_text(text)
+        (folder / name).write_text(text)
+        return code_digest(folder)
+
+    before = 'def f(x):\n    """Says."""\n    if x < 0:\n        raise ValueError("negative")\n    return x + 1\n'
+    assert version(before) == version(before.replace("Says", "Tells").replace("negative", "below 0").replace("+ 1", "+  1  # one"))
+    others = [version(before.replace("+ 1", "+ 2")), version(before.replace("x < 0", "x < 1")), version(before, "c.py")]
+    assert len({version(before), *others}) == 4
+    (elsewhere := tmp_path / "elsewhere" / "reporting").mkdir(parents=True)
+    (elsewhere / "b.py").write_text("x = 1")
+    nothing = code_digest(elsewhere.parent)
+    (elsewhere / "b.py").write_text("x = 2")
+    code_digest.cache_clear()
+    assert code_digest(elsewhere.parent) == nothing

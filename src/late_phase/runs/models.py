@@ -21,7 +21,7 @@ from late_phase.methods import deep_ensemble
 from late_phase.methods.exported import WeightFiles
 from late_phase.runs.config_file import from_yaml
 from late_phase.runs.directory import RunDirectory
-from late_phase.runs.provenance import device_name, git_commit, record_of
+from late_phase.runs.provenance import code_version, device_name, record_of
 from late_phase.support.devices import autocast
 from late_phase.support.digests import digest, tensor_digest
 from late_phase.support.errors import UserError, first_line
@@ -94,13 +94,13 @@ def models_of_runs(
     for files, config in zip(runs, configs, strict=True):
         of_each.append(models_of_run(config, files, device, dataset, own))
         dataset = of_each[-1].task.dataset  # on the device now, for the others too
-    fingerprint, commit = of_each[0].task.fingerprint(), git_commit()
+    fingerprint, version = of_each[0].task.fingerprint(), code_version()
     if not own:  # then only the runs' own data have to be the same
         fingerprint = {key: finished[0].get(key) for key in fingerprint}
     records = []
     for files, config, metrics in zip(runs, configs, finished, strict=True):
         refuse_other_data(files, metrics, fingerprint, first.dataset.name)
-        records.append(record_of(config, files.path, device, metrics.get("seconds", 0.0), commit))
+        records.append(record_of(config, files.path, device, metrics.get("seconds", 0.0), version))
     if seeds is None:
         return of_each[0].task.own_predictions(of_each[0]), records[0]
     folder = deep_ensemble.folder(path, seeds)
@@ -166,5 +166,5 @@ def models_of_weights(
         results=to,
         predictions=to / task.dataset.name,
     )
-    provenance = {"weights": weights, "architecture": asdict(architecture), "git_commit": git_commit()}
+    provenance = {"weights": weights, "architecture": asdict(architecture), **code_version()}
     return models, provenance | {"device": device_name(device), "torch": torch.__version__}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,16 @@ from late_phase.config.training import TrainConfig
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
+WITHOUT_RESULTS = ("benchmark", "command_line", "config", "nqp", "reporting", "runs")
+"""Folders of the package whose code changes no number of a run."""
 
-def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, commit: str | None) -> dict[str, Any]:
-    """Where metrics come from: the first entries of ``metrics.json``. Experiment and variant are those of the directory's name."""
+
+def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, version: dict[str, Any]) -> dict[str, Any]:
+    """Where metrics come from: the first entries of ``metrics.json``. Experiment and variant are those of the directory's name.
+
+    Args:
+        version: :func:`code_version` at the start.
+    """
     variant = directory.resolve().parent
     return {
         "experiment": variant.parent.name,
@@ -23,11 +33,38 @@ def record_of(config: TrainConfig, directory: Path, device: torch.device, second
         "seed": config.seed,
         "T0": config.late_phase.reached(config.epochs),
         "config_hash": config_hash(config),
-        "git_commit": commit,
+        **version,
         "device": device_name(device),
         "torch": torch.__version__,
         "seconds": round(seconds, 3),
     }
+
+
+def code_version() -> dict[str, Any]:
+    """The commit, for people, and a hash of what the code computes: the same for two commits that compute the same."""
+    return {"git_commit": git_commit(), "code": code_digest()}
+
+
+@functools.cache
+def code_digest(package: Path = PACKAGE) -> str:
+    """A hash of the code that results depend on, without its comments, docstrings, errors and layout."""
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package).as_posix()
+        if not name.startswith(tuple(f"{folder}/" for folder in WITHOUT_RESULTS)):
+            tree = _Computing().visit(ast.parse(path.read_bytes()))
+            total.update(f"{name}\n{ast.unparse(tree)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+class _Computing(ast.NodeTransformer):
+    """Leaves out what changes no result: strings that are statements, as docstrings are, and what is raised."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        return ast.Pass() if isinstance(node.value, ast.Constant) else node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return ast.Raise()
 
 
 def git_commit(code: Path = PACKAGE) -> str | None:

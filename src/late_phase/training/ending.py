@@ -23,7 +23,7 @@ def export(setup: Setup, files: RunDirectory) -> None:
         method.export(setup.trained, files.path, setup.task.encoding.to_json())
 
 
-def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | None) -> dict[str, Any]:
+def evaluate(setup: Setup, files: RunDirectory, seconds: float, version: dict[str, Any]) -> dict[str, Any]:
     """Writes ``metrics.json`` of the exported weights, which it returns; before it predictions of images, or a sample of text.
 
     Raises:
@@ -35,7 +35,7 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, commit: str | No
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
-    record = record_of(setup.config, files.path, setup.device, seconds, commit) | models.task.fingerprint()
+    record = record_of(setup.config, files.path, setup.device, seconds, version) | models.task.fingerprint()
     if (shown := models.task.show(models)) is not None:
         write_text(files.sample, shown)
     record["metrics"] = metrics

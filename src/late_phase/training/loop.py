@@ -20,7 +20,7 @@ from late_phase.config.training import TrainConfig
 from late_phase.methods.interface import due
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.loggers import Logger
-from late_phase.runs.provenance import git_commit
+from late_phase.runs.provenance import code_version
 from late_phase.support.devices import choose_device, random_state, set_random_state, torch_settings
 from late_phase.support.errors import UserError
 from late_phase.training.ending import evaluate, export
@@ -39,7 +39,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
         UserError: anything that the user can mend; before any training, but for a loss that isn't finite.
         SystemExit: after SIGTERM or SIGINT, with a checkpoint written. The same call goes on from there.
     """
-    device, commit = choose_device(config.runtime.device), git_commit()
+    device, version = choose_device(config.runtime.device), code_version()
     files = RunDirectory(directory)
     with files.locked(), Interruption() as interruption, torch_settings(device, config.runtime.threads, config.seed):
         files.refuse_other_config(config)
@@ -51,7 +51,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
                 files.write_config(config)
                 seconds = train(setup, files, logger, interruption)
                 export(setup, files)
-                record = evaluate(setup, files, seconds, commit)
+                record = evaluate(setup, files, seconds, version)
                 logger.finish(record["metrics"])
     report(record, directory, tasks.kind_of(config.dataset).in_words)
     return record
