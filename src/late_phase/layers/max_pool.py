@@ -26,7 +26,7 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 class _MaxPool2x2(torch.autograd.Function):
-    """The larger of two columns, then of two rows: of equal values the first one, row by row, gets the gradient, as with torch's."""
+    """The larger of two columns, then of two rows: of equal values the first, row by row, gets the gradient, as torch has it."""
 
     @staticmethod
     def forward(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

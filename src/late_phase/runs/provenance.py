@@ -20,7 +20,9 @@ WITHOUT_RESULTS = ("benchmark", "command_line", "config", "nqp", "reporting", "r
 """Folders of the package whose code changes no number of a run."""
 
 
-def record_of(config: TrainConfig, directory: Path, device: torch.device, seconds: float, version: dict[str, Any]) -> dict[str, Any]:
+def record_of(
+    config: TrainConfig, directory: Path, device: torch.device, seconds: float, version: dict[str, Any]
+) -> dict[str, Any]:
     """Where metrics come from: the first entries of ``metrics.json``. Experiment and variant are those of the directory's name.
 
     Args:
