@@ -41,12 +41,11 @@ def test_the_commit_is_that_of_the_code(tmp_path):
 
 
 def test_the_code_is_what_it_computes(tmp_path):
-    """Words, layout and rooms that compute nothing don't make other code; a number does, and a name of a file."""
+    """Words and layout don't make other code; a number does, and a name of a file."""
 
     def version(text: str, name: str = "a.py") -> str:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        (folder / "reporting").mkdir(parents=True)
-        (folder / "reporting" / "b.py").write_text(text)
+        folder.mkdir()
         (folder / name).write_text(text)
         return code_digest(folder)
 
@@ -54,9 +53,15 @@ def test_the_code_is_what_it_computes(tmp_path):
     assert version(before) == version(before.replace("Says", "Tells").replace("negative", "below 0").replace("+ 1", "+  1  # one"))
     others = [version(before.replace("+ 1", "+ 2")), version(before.replace("x < 0", "x < 1")), version(before, "c.py")]
     assert len({version(before), *others}) == 4
-    (elsewhere := tmp_path / "elsewhere" / "reporting").mkdir(parents=True)
-    (elsewhere / "b.py").write_text("x = 1")
-    nothing = code_digest(elsewhere.parent)
-    (elsewhere / "b.py").write_text("x = 2")
-    code_digest.cache_clear()
-    assert code_digest(elsewhere.parent) == nothing
+
+
+def test_rooms_that_compute_nothing_do_not_count(tmp_path):
+    def version(name: str, text: str) -> str:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        code_digest.cache_clear()
+        return code_digest(tmp_path)
+
+    computing = {"reporting/a.py": False, "support/errors.py": False, "layers/a.py": True, "support/seeding.py": True}
+    for name, counts in computing.items():
+        assert (version(name, "x = 1") != version(name, "x = 2")) == counts, name

@@ -16,8 +16,9 @@ from late_phase.config.training import TrainConfig
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
-WITHOUT_RESULTS = ("benchmark", "command_line", "config", "nqp", "reporting", "runs")
-"""Folders of the package whose code changes no number of a run."""
+COMPUTING = ("architectures/", "data/", "evaluation/", "layers/", "methods/", "optimization/", "suites/", "tasks/", "training/")
+"""Folders of the package whose code the numbers of a run depend on, beside the method's own modules at the top, and these:"""
+COMPUTING_TOO = ("support/devices.py", "support/seeding.py")
 
 
 def record_of(
@@ -53,7 +54,7 @@ def code_digest(package: Path = PACKAGE) -> str:
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
-        if not name.startswith(tuple(f"{folder}/" for folder in WITHOUT_RESULTS)):
+        if "/" not in name or name.startswith((*COMPUTING, *COMPUTING_TOO)):
             tree = _Computing().visit(ast.parse(path.read_bytes()))
             total.update(f"{name}\n{ast.unparse(tree)}\n".encode())
     return total.hexdigest()[:16]
