@@ -32,8 +32,11 @@ def test_it_is_torchs_layer_with_torchs_type_and_precision():
     assert torch.autograd.gradcheck(MaxPool2x2(), torch.randn(2, 1, 4, 6, dtype=torch.float64, requires_grad=True))
 
 
-def test_it_can_not_be_differentiated_twice():
-    images = torch.randn(1, 1, 4, 4, requires_grad=True)
-    (gradient,) = torch.autograd.grad(MaxPool2x2()(images).square().sum(), images, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
-        gradient.sum().backward()
+def test_it_goes_with_the_transforms_of_torch():
+    """Differentiated twice, and under ``vmap``, as flatness does it."""
+    images = torch.randn(5, 2, 3, 4, 4, dtype=torch.float64)
+    gradient = torch.func.grad(lambda x: MaxPool2x2()(x).square().sum())
+    expected = torch.func.grad(lambda x: F.max_pool2d(x, 2).square().sum())
+    assert torch.equal(torch.func.vmap(MaxPool2x2())(images), torch.stack([F.max_pool2d(x, 2) for x in images]))
+    assert torch.equal(torch.func.vmap(gradient)(images), torch.stack([expected(x) for x in images]))
+    assert torch.autograd.gradgradcheck(MaxPool2x2(), images[0].requires_grad_())

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class MaxPool2x2(nn.MaxPool2d):
@@ -28,6 +27,8 @@ class MaxPool2x2(nn.MaxPool2d):
 class _MaxPool2x2(torch.autograd.Function):
     """The larger of two columns, then of two rows: of equal values the first, row by row, gets the gradient, as torch has it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         left, right = images[..., 0::2], images[..., 1::2]
@@ -37,17 +38,18 @@ class _MaxPool2x2(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> Tensor:
-        right, bottom = ctx.saved_tensors
-        columns = gradient.new_empty(right.shape)
-        torch.mul(gradient, bottom, out=(lower := columns[..., 1::2, :]))
-        torch.sub(gradient, lower, out=columns[..., 0::2, :])
-        images = gradient.new_empty(*right.shape[:-1], 2 * right.shape[-1])
-        torch.mul(columns, right, out=(odd := images[..., 1::2]))
-        torch.sub(columns, odd, out=images[..., 0::2])
-        return images
+        images, right, bottom = ctx.saved_tensors
+        lower = gradient * bottom
+        columns = torch.empty_like(right, dtype=gradient.dtype)
+        columns[..., 0::2, :] = gradient - lower
+        columns[..., 1::2, :] = lower
+        odd = columns * right
+        of_images = torch.empty_like(images)
+        of_images[..., 0::2] = columns - odd
+        of_images[..., 1::2] = odd
+        return of_images
