@@ -13,7 +13,8 @@ endif
 TABLES := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*.yaml))
 comma := ,
 TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(comma), ,$(SEEDS))) \
-	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(WITH),--with $(WITH))
+	$(if $(DATA),--data $(DATA)) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
+	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(MIXED),--mixed) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench figure1 tables clean
@@ -40,7 +41,8 @@ bench: $(INSTALLED) ## Run the benchmark
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1
 
-# make table3 makes Table 3; configs/table has all. SCALE=digits makes it small, DRY=1 says what it would run.
+# make table3 makes Table 3; configs/table has all. SCALE=digits makes it small, DRY=1 says what it would run. `python scripts/table.py
+# --help` explains these and the other options: SEEDS, LAUNCHER, DATA, IMAGES, DEVICE, MIXED, WITH.
 $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 

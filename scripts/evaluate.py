@@ -5,17 +5,29 @@
 ``python scripts/evaluate.py architecture=NAME architecture.weights=FILE dataset=NAME to=FOLDER [suite=NAME]``
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
 from late_phase.command_line.hydra_jobs import as_dataclass, job, start
+from late_phase.runs.errors import error_of
 from late_phase.suites.config import EvaluateConfig, check
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="evaluate")
 def main(composed: DictConfig) -> None:
-    with job():
+    with job(error_file(composed)):
         run(check(as_dataclass(composed)))
+
+
+def error_file(composed: DictConfig) -> Path | None:
+    """Where the error of a job goes; beside the results, if it names a run and a suite."""
+    if composed.run is None or not Path(composed.run).is_dir():
+        return None
+    seeds = [] if composed.seeds is None else list(composed.seeds)
+    folder = Path(composed.run) / f"seeds={','.join(map(str, seeds))}" if seeds else Path(composed.run)
+    return folder / "evaluation" / error_of(composed.suite)
 
 
 def run(config: EvaluateConfig) -> None:

@@ -1,6 +1,6 @@
-"""Makes tables of the paper: trains and evaluates what is missing, then writes the paper's numbers beside ours.
+"""Makes tables and figures of the paper: trains and evaluates what is missing, then writes the paper's numbers beside ours.
 
-``python scripts/table.py table3`` makes Table 3; ``--dry`` says what it would run. ``configs/table`` has all tables.
+``python scripts/table.py table3`` makes Table 3; ``--dry`` says what it would run. ``configs/table`` has all tables and figures.
 """
 
 import subprocess
@@ -22,42 +22,57 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(known))
     parser.add_argument("--dry", action="store_true", help="train and evaluate nothing: say what is there and what is missing")
     parser.add_argument("--build", action="store_true", help="train and evaluate nothing: make the tables of what is there")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="instead of those of the table")
-    parser.add_argument("--scale", metavar="NAME", help="instead of the paper's: one of configs/scale")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="instead of those of the table")
+    parser.add_argument("--scale", default="", metavar="NAME", help="instead of the paper's: one of configs/scale")
     parser.add_argument(
-        "--with", dest="extra", nargs="+", default=[], metavar="OVERRIDE", help="for all runs, such as another dataset"
+        "--data", type=path_argument, metavar="FOLDER", help="images to take instead: FOLDER/train/<class>/*, .../test/..."
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="number of training images, a random choice; 0 for all")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: whichever is there)")
+    parser.add_argument(
+        "--with", dest="extra", nargs="+", default=[], metavar="OVERRIDE", help="for all runs, such as compute.precision=bf16"
+    )
+    parser.add_argument(
+        "--mixed", action="store_true", help="let runs of different versions of the code stand in one table, and say so"
     )
     parser.add_argument("--launcher", default="basic", help="Hydra's: basic, joblib, ... (default: basic)")
     parser.add_argument("--outputs", type=path_argument, default=ROOT / "outputs", metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--to", type=path_argument, default=ROOT / "results" / "tables", metavar="FOLDER", help="for the tables")
+    parser.add_argument("--to", type=path_argument, default=ROOT / "results", metavar="FOLDER", help="for tables/ and figures/")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in known]:
         parser.error(f"{unknown[0]} is no table of {', '.join(known)}")
     scales = sorted(path.stem for path in (ROOT / "configs" / "scale").glob("*.yaml"))
-    if arguments.scale not in (None, *scales):
+    if arguments.scale and arguments.scale not in scales:
         parser.error(f"--scale {arguments.scale} is none of {', '.join(scales)}")
     make(arguments)
 
 
 def make(arguments: Namespace) -> None:
     # These take seconds to import, and --help doesn't need them.
+    from late_phase.command_line.commands import evaluation, training
     from late_phase.command_line.hydra_jobs import register_schemas
-    from late_phase.command_line.plan import changes, collected, evaluation, plan, summary, training
+    from late_phase.command_line.overrides import literal
+    from late_phase.command_line.plan import collected, refuse_mixture, summary
+    from late_phase.command_line.planner import Planner
     from late_phase.command_line.plugins import load_plugins
     from late_phase.reporting.table_config import read_table
-    from late_phase.reporting.tables import as_csv, as_latex, as_markdown
-    from late_phase.support.files import write_text
+    from late_phase.reporting.table_files import write
 
     load_plugins()
     register_schemas()
+    of_images = [] if arguments.data is None else ["dataset=image_folder", f"dataset.root={literal(str(arguments.data))}"]
+    if arguments.images is not None:
+        of_images.append(f"dataset.subset={arguments.images or 'null'}")
+    device = [] if arguments.device is None else [f"runtime.device={arguments.device}"]
+    outputs = arguments.outputs.resolve()  # scripts run elsewhere
+    planner = Planner(ROOT / "configs", outputs, arguments.scale, [*device, *arguments.extra], of_images, arguments.seeds)
     failed = False
     for name in arguments.names:
         table = read_table(TABLES / f"{name}.yaml")
-        scale = [f"+scale={table.scales.get(arguments.scale, arguments.scale)}"] if arguments.scale else []
-        outputs = arguments.outputs.resolve()  # scripts run elsewhere
-        extra = [*scale, *arguments.extra]
-        planned = plan(table, extra, arguments.seeds, ROOT / "configs", outputs)
+        planned = planner.plan(table)
         print(f"{table.place}, {table.title}\n{summary(planned)}", flush=True)
+        if not arguments.mixed:
+            refuse_mixture(planned, training=not (arguments.dry or arguments.build))
         if arguments.dry:
             continue
         if not arguments.build:
@@ -66,13 +81,10 @@ def make(arguments: Namespace) -> None:
             for command in evaluation(table, planned.now(), arguments.launcher):
                 failed |= run(command)
         results = collected(table, planned.now())
-        to = arguments.to / arguments.scale if arguments.scale else arguments.to
-        page = as_markdown(table, results, changes(extra))
-        for suffix, text in (("md", page), ("csv", as_csv(table, results)), ("tex", as_latex(table, results))):
-            write_text(to / f"{name}.{suffix}", text)
-        print(f"\n{page}\nin {to}/{name}.md, .csv and .tex", flush=True)
+        files = write(table, results, name, arguments.to, arguments.scale, planner.changes(table))
+        print(f"\n{files[0].read_text(encoding='utf-8')}\nin {', '.join(map(str, files))}", flush=True)
     if failed:
-        sys.exit("error: not all runs ended well; what they said is above, and the tables lack them.")
+        sys.exit("error: not all runs ended well: the reasons are below each table.")
 
 
 def run(command: list[str]) -> bool:

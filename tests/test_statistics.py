@@ -79,7 +79,7 @@ def test_the_same_seeds_are_paired(n, shift):
 def test_other_seeds_are_not_paired(n, m, std):
     a, b = drawn(n, 1), drawn(m, 2, std)
     expected = stats.ttest_ind(a, b, equal_var=False)
-    for first in (1, 100):  # some common seeds, and none
+    for first in (n - 1, 100):  # one common seed, and none
         found = compare(by_seed(a), by_seed(b, first))
         check(found, expected, a.mean() - b.mean())
         assert not found.paired and found.n == (n, m)
@@ -99,18 +99,30 @@ def test_one_value_is_no_test(n, m):
     assert verdict(found, True) == "no test with n = 1"
 
 
-def test_equal_differences_leave_no_doubt():
-    """Without a warning, which would be an error here."""
+def test_seeds_in_common_are_paired_and_others_left_out():
+    ours, other = by_seed(OURS), by_seed(OTHER, 2)
+    common = [seed for seed in ours if seed in other]
+    found = compare(ours, other)
+    expected = stats.ttest_rel([ours[seed] for seed in common], [other[seed] for seed in common])
+    check(found, expected, np.mean([ours[seed] - other[seed] for seed in common]))
+    assert found.paired and found.n == (len(common), len(common)) and 2 <= len(common) < len(OURS)
+
+
+def test_equal_differences_tell_nothing_of_the_noise():
+    """Accuracies come in steps, so pairs may well be equally far apart. Without a warning, which would be an error here."""
     a, b = {0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5}
-    assert compare(a, b) == Difference(0.25, (0.25, 0.25), 0.0, (2, 2), True)
-    assert compare(a, a) == Difference(0.0, (0.0, 0.0), 1.0, (2, 2), True)
-    assert verdict(compare(a, b), False) == "worse (p < 0.001)" and verdict(compare(a, a), True) == "within noise (p = 1)"
+    assert compare(a, b) == Difference(0.25, None, None, (2, 2), True)
+    assert compare(a, a) == Difference(0.0, None, 1.0, (2, 2), True)
+    assert verdict(compare(a, b), False) == "no test, as the spread over seeds is 0 or not known"
+    assert verdict(compare(a, a), True) == "within noise (p = 1)"
+    steps = compare({seed: (350 + seed) / 360 for seed in range(5)}, {seed: (349 + seed) / 360 for seed in range(5)})
+    assert steps.p is None, "equal but for rounding"
 
 
-def test_equal_values_leave_no_doubt():
+def test_equal_values_tell_nothing_of_the_noise():
     a, b = {0: 0.1, 1: 0.1, 2: 0.1}, {5: 0.1, 6: 0.1}
-    assert compare(a, b) == Difference(0.0, (0.0, 0.0), 1.0, (3, 2), False)
-    assert compare_with_published([0.5, 0.5], 0.25, 0.0, 3) == Difference(0.25, (0.25, 0.25), 0.0, (2, 3), False)
+    assert compare(a, b) == Difference(0.0, None, 1.0, (3, 2), False)
+    assert compare_with_published([0.5, 0.5], 0.25, 0.0, 3) == Difference(0.25, None, None, (2, 3), False)
 
 
 def test_equal_values_on_one_side():
@@ -162,7 +174,7 @@ def test_published_numbers(mean, std, n):
 
 def test_published_numbers_that_allow_no_test():
     assert compare_with_published([0.5, 0.75], 0.5, None, 5) == Difference(0.125, None, None, (2, 5), False)
-    assert verdict(compare_with_published([0.5, 0.75], 0.5, None, 5), True) == "no test, as a standard deviation is not known"
+    assert verdict(compare_with_published([0.5, 0.75], 0.5, None, 5), True) == "no test, as the spread over seeds is 0 or not known"
     for difference in (compare_with_published([0.5, 0.75], 0.5, None, 1), compare_with_published([0.5], 0.5, 0.1, 5)):
         assert difference.p is None and verdict(difference, True) == "no test with n = 1"
 

@@ -16,15 +16,18 @@ from conftest import ROOT
 from filelock import FileLock
 from paper import NUMBERS, TABLES
 
-from late_phase.command_line.plan import changes, collected, evaluation, plan, summary, training
+from late_phase.command_line.commands import evaluation, training
+from late_phase.command_line.plan import collected, summary
+from late_phase.command_line.planner import Planner
+from late_phase.reporting.numbers import Numbers, read_result
 from late_phase.reporting.table_config import read_table
-from late_phase.reporting.tables import Numbers, as_csv, as_latex, as_markdown, provenance, read_result
+from late_phase.reporting.tables import as_csv, as_latex, as_markdown, provenance
 from late_phase.support.errors import UserError
 
 pytestmark = pytest.mark.timeout(400)  # a table trains, by several processes
 
 CONFIGS = ROOT / "configs"
-SMOKE = ["+scale=digits", "+debug=smoke"]
+SMOKE = ["+debug=smoke", "runtime.threads=1"]
 OWN = """
 title: A table of mine
 place: Mine
@@ -35,7 +38,7 @@ columns:
 rows:
   - {name: Base, experiment: cifar10_lenet_base, paper: {accuracy: [77.41, 0.23]}}
   - {name: Late, experiment: cifar10_lenet_lpbn, overrides: [late_phase.K=2], against: Base, paper: {accuracy: [77.94, 0.37]}}
-  - {name: Wide, experiment: cifar10_wrn14_base}
+  - {name: Wide, experiment: cifar10_wrn14_base, needs: WRN 28-14}
   - {name: Deep ensemble, experiment: cifar10_lenet_base, together: true}
 """
 
@@ -52,7 +55,7 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
-    planned = plan(table, [], [0], CONFIGS, tmp_path)
+    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
     assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}
@@ -66,16 +69,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "train.py", folder)
     (folder / "configs" / "table" / "mine.yaml").write_text(OWN)
-    command = ["scripts/table.py", "mine", "--scale", "digits", "--with", "+debug=smoke", "runtime.threads=1"]
+    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--with", *SMOKE]
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return folder, folder / "outputs"
 
 
-def planned_again(made: tuple[Path, Path], extra=(*SMOKE, "runtime.threads=1")) -> tuple:
+def planned_again(made: tuple[Path, Path], seeds=(0, 1), **options) -> tuple:
     folder, outputs = made
     table = read_table(folder / "configs" / "table" / "mine.yaml")
-    return table, plan(table, list(extra), None, folder / "configs", outputs)
+    return table, Planner(folder / "configs", outputs, "digits", SMOKE, seeds=seeds, **options).plan(table)
 
 
 def test_a_table_is_made_of_its_config_alone(made):
@@ -87,7 +90,7 @@ def test_a_table_is_made_of_its_config_alone(made):
     assert "77.41 ± 0.23" in row and f" {mean:.2f} ± " in row and row.rstrip().endswith("| 2 |")
     assert "* Late against Base, test accuracy (%): " in page and "paired by seed" in page
     assert "The paper: +0.53, which takes 7 seeds to be seen" in page
-    assert "* Wide has no runs here: architecture.width is a key of architecture=wrn only" in page
+    assert "* Wide has no runs here: it is about WRN 28-14, which +scale=digits puts something else for." in page
     assert "* Deep ensemble: ours is of 2 runs." in page
     assert "Ours are with `+scale=digits +debug=smoke`: of differences only the signs compare" in page
 
@@ -105,7 +108,7 @@ def test_what_is_done_is_not_done_again(made):
     table, planned = planned_again(made)
     assert set(planned.jobs.values()) == {"done"}
     assert training(planned, "basic", made[1]) == evaluation(table, planned, "basic") == []
-    assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, as architecture\.width .*\.", summary(planned))
+    assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, as it is about WRN 28-14, .*", summary(planned))
 
 
 def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
@@ -137,23 +140,16 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
     folder = made[0]
     (folder / "configs" / "table" / "bad.yaml").write_text("\n".join(OWN.splitlines()[:-3]))  # its first row
     places = ["--outputs", str(tmp_path), "--to", str(tmp_path / "to")]
-    command = [
-        "scripts/table.py",
-        "bad",
-        "--scale",
-        "digits",
-        "--seeds",
-        "0",
-        *places,
-        "--with",
-        "+debug=smoke",
-        "optimizer.lr=1e30",
-    ]
+    how = ["--scale", "digits", "--seeds", "0", *places, "--with", *SMOKE, "optimizer.lr=1e30"]
+    command = ["scripts/table.py", "bad", *how]
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: not all runs ended well")
     assert "lower optimizer.lr" in done.stderr
-    page = (tmp_path / "to" / "digits" / "bad.md").read_text(encoding="utf-8")
-    assert "| missing" in page
+    page = (tmp_path / "to" / "tables" / "digits" / "bad.md").read_text(encoding="utf-8")
+    assert "| failed" in page and re.search(r"\* Base, seed 0 failed: .*lower optimizer\.lr", page)
+    table = read_table(folder / "configs" / "table" / "bad.yaml")
+    planned = Planner(folder / "configs", tmp_path, "digits", [*SMOKE, "optimizer.lr=1e30"], seeds=[0]).plan(table)
+    assert set(planned.jobs.values()) == {"failed"} and len(training(planned, "basic", tmp_path)) == 1, "it is tried again"
 
 
 @pytest.mark.parametrize(
@@ -185,11 +181,11 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
     table, planned = planned_again((folder, outputs))
     page = as_markdown(table, collected(table, planned))
     assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
-    assert "* Late against Base, test accuracy (%): -7.41 (95 %: -7.41 to -7.41), paired by seed: worse (p < 0.001)" in page
+    assert "* Late against Base, test accuracy (%): -7.41, paired by seed, n = 2: no test, as the spread over seeds is 0" in page
     nothing = replace(planned, jobs=dict.fromkeys(planned.jobs, "missing"))
     record = collected(table, planned)["Base"].records[0]
     for commit, told in (("0123456789abcdef", "0123456789ab"), ("0123456789abcdef-dirty", "0123456789ab-dirty"), (None, "unknown")):
-        assert provenance({"a": Numbers({}, [record | {"git_commit": commit}], 1, 1, "")})[0].endswith(f"by commit {told}.")
+        assert provenance({"a": Numbers({}, [record | {"git_commit": commit}], 1, 1)})[0].endswith(f"by commit {told}.")
     assert as_csv(table, collected(table, nothing)).count(",,,0,") == 8
     assert "missing" in as_latex(table, collected(table, nothing))
 
@@ -210,10 +206,10 @@ def test_the_papers_number_of_seeds_is_that_of_its_table(made, tmp_path):
     """Whatever ours is."""
     folder, outputs = made
     table = read_table(folder / "configs" / "table" / "mine.yaml")
-    planned = plan(table, [*SMOKE, "runtime.threads=1"], [0], folder / "configs", outputs)
-    found = collected(table, planned)
+    planner = Planner(folder / "configs", outputs, "digits", SMOKE, seeds=[0])
+    found = collected(table, planner.plan(table))
     assert (found["Base"].wanted, found["Base"].published, found["Deep ensemble"].published) == (1, 2, 1)
-    assert changes([*SMOKE, "runtime.threads=1", "runtime.progress=false"]) == SMOKE
+    assert planner.changes(table) == ["+scale=digits", "+debug=smoke"]
 
 
 def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):

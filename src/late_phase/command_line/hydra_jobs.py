@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from late_phase.command_line.explain import explained, unknown_key
 from late_phase.command_line.overrides import check_overrides, quote_paths, variant
@@ -23,10 +25,14 @@ from late_phase.config.choices import CHOICES
 from late_phase.config.pace import at_pace
 from late_phase.config.paths import expand_paths, path_keys
 from late_phase.config.training import TrainConfig
+from late_phase.runs.errors import ERROR, recorded
 from late_phase.suites.config import EvaluateConfig
 from late_phase.support.console import console, errors_in_one_sentence
-from late_phase.support.errors import UserError
+from late_phase.support.errors import Busy, UserError
 from late_phase.support.paths import check_utf8
+
+WAIT = 2.0
+"""Seconds between two looks at a run that another process is at."""
 
 # Hydra 1.3 gives argparse a help that is no string. Hydra prints it itself, but Python 3.14's argparse reads every help beforehand.
 argparse.HelpFormatter._get_help_string = lambda _, action: action.help if isinstance(action.help, str) else ""
@@ -40,9 +46,14 @@ def register_schemas() -> None:
     for group, choices in CHOICES.items():
         for name, choice in choices.items():
             store.store(group=f"schema/{group}", name=name, node=choice.config)
-    OmegaConf.register_new_resolver("variant", variant, replace=True)
+    OmegaConf.register_new_resolver("variant", _variant, replace=True)
     OmegaConf.register_new_resolver("inverse", lambda a: 1 / a, replace=True)
     OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
+
+
+def _variant(overrides: ListConfig) -> str:
+    """See :func:`variant`. An override with ``${seed}`` in it is the same for all seeds."""
+    return variant(OmegaConf.to_container(overrides, resolve=False))
 
 
 def start(main: Callable[[], None], schema: type) -> None:
@@ -90,34 +101,52 @@ def as_train_config(composed: DictConfig) -> TrainConfig:
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end."""
+def job(error: Path | None = None) -> Iterator[None]:
+    """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end.
+
+    Args:
+        error: the file that then says why the job failed, until it is started again; without a folder for it none is written.
+    """
     load_plugins()  # a launcher may have started the job in a process of its own
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_in_one_sentence(), explained():
             yield
     else:
-        with console():
+        with console(), recorded(error):
             yield
 
 
 def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> Any:
     """Calls ``run`` with the checked config and the run directory that Hydra made for it.
 
-    A directory that stays empty because of an error is removed.
+    A directory that stays empty because of an error is removed; in a sweep it keeps the error, for tables to tell.
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    with job():
+    with job(directory / ERROR):
         try:
             key = "run.dir" if hydra.mode == RunMode.RUN else "sweep.subdir"
             if not OmegaConf.select(hydra, key):
                 raise UserError(f"hydra.{key} is empty: leave it out, or give a path; that of the current folder is a dot.")
             check_utf8(f"hydra.{key}", directory)
             check_overrides(list(hydra.overrides.task))
-            return run(as_train_config(composed), directory)
+            config = as_train_config(composed)
+            return run(config, directory) if hydra.mode == RunMode.RUN else in_turn(partial(run, config, directory))
         finally:
             remove_empty(directory)
+
+
+def in_turn(run: Callable[[], Any]) -> Any:
+    """Calls ``run``, once no other process is at it: of two sweeps with jobs in common the second finds them done."""
+    told = False
+    while True:
+        try:
+            return run()
+        except Busy as busy:
+            if not told:
+                print(f"waiting: {busy}", file=sys.stderr)
+            told = True
+            time.sleep(WAIT)
 
 
 def remove_empty(directory: Path) -> None:

@@ -109,6 +109,19 @@ def literal(text: str) -> str:
     return QuotedString(text, Quote.single).with_quotes()
 
 
+def as_in_sweeps(override: str) -> str:
+    """An override as a sweep hands it to its jobs, which are named after it: ``1e30`` becomes ``1e+30``.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        parsed = PARSER.parse_override(override)
+    except HydraException as error:
+        raise UserError(f"{override!r} can't be read ({first_line(error)}): write KEY=VALUE.") from error
+    return override if parsed.is_delete() else f"{parsed.get_key_element()}={parsed.get_value_element_as_str()}"
+
+
 def literals(text: str) -> str:
     """Texts between commas, or in Hydra's functions that list them, as a value in Hydra's grammar."""
     name, _, inside = text.strip().partition("(")

@@ -1,29 +1,23 @@
-"""Which runs a table needs, which of them are there, and the commands for the others."""
+"""Which runs a table needs, and which of them are there."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
-
-from late_phase.command_line.explain import explained
-from late_phase.command_line.hydra_jobs import as_train_config
-from late_phase.command_line.overrides import literal, variant
 from late_phase.config.identity import config_hash
+from late_phase.reporting.numbers import Numbers, code_of, collect
 from late_phase.reporting.table_config import Table
-from late_phase.reporting.tables import Numbers, collect, read_result
 from late_phase.runs.config_file import from_yaml
 from late_phase.runs.directory import RunDirectory
+from late_phase.runs.provenance import code_digest
 from late_phase.support.console import duration
-from late_phase.support.errors import UserError
+from late_phase.support.errors import Busy, UserError
 
-STATES = ("done", "running", "begun", "stale", "missing")
-"""Of a run: finished; at work; interrupted, to be resumed; finished or begun with another config; not there."""
+STATES = ("done", "running", "begun", "failed", "stale", "missing")
+"""Of a run: finished; at work; interrupted, to be resumed; ended by an error; finished or begun with another config; not there."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +42,22 @@ class Job:
             UserError: a file of the run is damaged.
         """
         files = RunDirectory(self.directory)
-        if not files.config.exists():
+        if files.config.exists():
+            if config_hash(from_yaml(files.config)) != self.expected:
+                return "stale"
+            if files.read_metrics() is not None:
+                return "done"
+        elif not files.error.exists():
             return "missing"
-        if config_hash(from_yaml(files.config)) != self.expected:
-            return "stale"
-        if files.read_metrics() is not None:
-            return "done"
         try:
             with files.locked():
-                return "begun"
-        except UserError:
+                return "failed" if files.error.exists() else "begun"
+        except Busy:
             return "running"
+
+    def error(self) -> str:
+        """Why it failed."""
+        return RunDirectory(self.directory).error.read_text(encoding="utf-8").strip()
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,32 @@ class Plan:
     """What a table needs.
 
     Attributes:
-        jobs: all runs and their states, in the order of the rows.
-        rows: row -> its runs; rows may share them.
+        jobs: all runs and their states, in an order in which they can be trained.
+        rows: row -> its runs; rows may share them, and begin from those of no row.
         folders: row -> where its directories ``seed=<n>`` are.
         seeds: row -> its seeds.
         without: row -> why it has no runs.
+        impossible: row -> suite -> why its runs can't be evaluated by it.
     """
 
-    jobs: dict[Job, str]
-    rows: dict[str, list[Job]]
-    folders: dict[str, Path]
-    seeds: dict[str, list[int]]
-    without: dict[str, str]
+    jobs: dict[Job, str] = field(default_factory=dict)
+    rows: dict[str, list[Job]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)
+    impossible: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def done(self, row: str) -> list[int]:
-        """Seeds of a row whose runs are finished."""
-        return [job.seed for job in self.rows[row] if self.jobs[job] == "done"]
+    def in_state(self, row: str, state: str) -> list[Job]:
+        """The runs of a row that are in this state."""
+        return [job for job in self.rows[row] if self.jobs[job] == state]
+
+    def codes(self) -> dict[str, list[Path]]:
+        """The finished runs by the code that made them: see :func:`late_phase.runs.provenance.code_digest`."""
+        found: dict[str, list[Path]] = {}
+        for job, state in self.jobs.items():
+            if state == "done":
+                found.setdefault(code_of(RunDirectory(job.directory).read_metrics()), []).append(job.directory)
+        return found
 
     def by_overrides(self, *states: str) -> dict[tuple[str, ...], list[Job]]:
         """The runs in these states, those together that differ in the seed only."""
@@ -96,49 +105,24 @@ class Plan:
         return replace(self, jobs={job: job.state() for job in self.jobs})
 
 
-def plan(table: Table, extra: Sequence[str], seeds: Sequence[int] | None, configs: Path, outputs: Path) -> Plan:
-    """The runs of a table.
+def refuse_mixture(planned: Plan, training: bool) -> None:
+    """Refuses runs by different versions of the code in one table.
 
     Args:
-        extra: overrides for all rows, such as a scale; those of a row come after them.
-        seeds: instead of the rows' own.
+        training: whether what is missing is to be trained, by the present one.
 
     Raises:
-        UserError: a file of a run is damaged.
+        UserError: there are several versions.
     """
-    planned = Plan({}, {}, {}, {}, {})
-    composed: dict[tuple[str, ...], DictConfig] = {}  # rows share configs
-    for row in table.rows:
-        overrides = (f"+experiment={row.experiment}", *extra, *row.overrides)
-        planned.folders[row.name] = folder = outputs / row.experiment / variant(list(overrides))
-        planned.seeds[row.name] = list(seeds or row.seeds or table.seeds)
-        planned.rows[row.name] = own = []
-        try:
-            if not row.experiment:
-                raise UserError("nothing is trained")
-            if overrides not in composed:
-                with explained(), initialize_config_dir(str(configs.resolve()), version_base="1.3"):
-                    composed[overrides] = compose("train", list(overrides))
-            hashes = [hash_with_seed(composed[overrides], seed) for seed in planned.seeds[row.name]]
-        except UserError as error:
-            planned.without[row.name] = str(error)
-            continue
-        for seed, expected in zip(planned.seeds[row.name], hashes, strict=True):
-            own.append(job := Job(overrides, seed, folder / f"seed={seed}", expected))
-            if job not in planned.jobs:
-                planned.jobs[job] = job.state()
-    return planned
-
-
-def changes(extra: Sequence[str]) -> list[str]:
-    """Those overrides that make other runs of a table's, in what they compute."""
-    return [override for override in extra if variant([override]) != variant([])]
-
-
-def hash_with_seed(composed: DictConfig, seed: int) -> str:
-    copy = composed.copy()
-    OmegaConf.update(copy, "seed", seed)
-    return config_hash(as_train_config(copy))
+    codes = planned.codes()
+    if training and set(planned.jobs.values()) - {"done", "running", "stale"}:
+        codes.setdefault(code_digest(), [])
+    if len(codes) > 1:
+        run = next(runs[0] for code, runs in codes.items() if code != code_digest())
+        raise UserError(
+            f"{run} was made by another version of the code than others of this table ({', '.join(codes)}): move it away, and "
+            "it is trained again, or mix them with --mixed; the table will say so."
+        )
 
 
 def summary(planned: Plan) -> str:
@@ -153,57 +137,21 @@ def summary(planned: Plan) -> str:
         told = "; ".join(f"seed{'s' * (len(own) > 1)} {', '.join(own)} {state}" for state, own in seeds.items() if own)
         took = [RunDirectory(job.directory).read_metrics()["seconds"] for job in done.get(overrides, [])]
         cost = f", about {duration(len(left) * statistics.mean(took))}" if took else ""
-        lines.append(f"  {rows}: {' '.join(overrides)}, {told}{cost}")
+        lines.append(f"  {rows or 'to begin from'}: {' '.join(overrides)}, {told}{cost}")
     return "\n".join([*lines, *(f"  {row}: no runs, as {reason}" for row, reason in planned.without.items())])
 
 
-def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
-    """Command lines of ``train.py`` for all runs that are missing or begun: a sweep over seeds for each config.
-
-    Raises:
-        UserError: a run is there with another config.
-    """
-    if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
-        others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
-        raise UserError(
-            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
-        )
-    quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
-    how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet]
-    return [
-        ["train.py", "-m", *how, *overrides, f"seed={','.join(str(job.seed) for job in jobs)}"]
-        for overrides, jobs in planned.by_overrides("begun", "missing").items()
-    ]
-
-
-def launched_by(launcher: str) -> list[str]:
-    """Overrides for a launcher of Hydra's. joblib's jobs run on this machine at the same time, on one core each."""
-    one_each = ["runtime.threads=1"] if launcher == "joblib" else []
-    return [] if launcher == "basic" else [f"hydra/launcher={launcher}", *one_each]
-
-
-def evaluation(table: Table, planned: Plan, launcher: str) -> list[list[str]]:
-    """Command lines of ``scripts/evaluate.py`` for all results that the table needs, that can be had, and that aren't there."""
-    runs: dict[str, list[Path]] = {}
-    commands: list[list[str]] = []
-    for row in table.rows:
-        folder, seeds, done = planned.folders[row.name], planned.seeds[row.name], planned.done(row.name)
-        for suite in dict.fromkeys(column.suite or "accuracy" for column in table.columns.values() if column.suite or row.together):
-            if not row.together:
-                left = [folder / f"seed={seed}" for seed in done if read_result(folder, [seed], suite) is None]
-                runs.setdefault(suite, []).extend(left)
-            elif done == seeds and read_result(folder, seeds, suite) is None:
-                commands.append(["scripts/evaluate.py", f"run={folder}", f"seeds={seeds}", f"suite={suite}"])
-    for suite, paths in runs.items():
-        if named := ",".join(literal(str(path)) for path in dict.fromkeys(paths)):  # rows share runs
-            commands.append(["scripts/evaluate.py", "-m", *launched_by(launcher), f"run={named}", f"suite={suite}"])
-    return commands
-
-
 def collected(table: Table, planned: Plan) -> dict[str, Numbers]:
-    """The numbers of all rows."""
+    """The numbers of all rows, of the runs that are finished."""
     found = {}
     for row in table.rows:
-        where = (planned.folders[row.name], planned.seeds[row.name], planned.done(row.name))
-        found[row.name] = collect(table, row, *where, planned.without.get(row.name, ""))
+        done = [job.seed for job in planned.in_state(row.name, "done")]
+        numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done)
+        failed = {f"seed {job.seed}": job.error() for job in planned.in_state(row.name, "failed")}
+        found[row.name] = replace(
+            numbers,
+            without=planned.without.get(row.name, ""),
+            failed=failed | numbers.failed,
+            impossible=planned.impossible.get(row.name, {}),
+        )
     return found

@@ -52,8 +52,8 @@ def mean_and_std(values: Sequence[float], digits: int) -> str:
 class Difference:
     """Mean difference, ours − other, and its 95 % confidence interval, both in the values' unit; p of the two-sided test.
 
-    Interval and p are None where a side is one value, or has no known standard deviation. ``n`` are the numbers of values, ours and
-    the other's; ``paired`` says whether values of the same seed were compared.
+    Interval and p are None where a side is one value, or its spread is not known, or there is no spread at all. ``n`` are the
+    numbers of values, ours and the other's; ``paired`` says whether values of the same seed were compared.
     """
 
     mean: float
@@ -66,7 +66,7 @@ class Difference:
 def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference:
     """Two methods by their values: seed -> value.
 
-    By Student's t test of the differences where the seeds are the same, and at least two; by Welch's test otherwise.
+    By Student's t test of the differences of the seeds in common, if there are at least two; by Welch's test otherwise.
 
     Raises:
         UserError: a value is not finite.
@@ -74,11 +74,13 @@ def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference
     """
     for side in (ours, other):
         _check_finite({f"the value of seed {seed}": value for seed, value in side.items()})
-    if len(ours) < 2 or ours.keys() != other.keys():
+    common = [seed for seed in ours if seed in other]
+    if len(common) < 2:
         return _welch(Summary.of(list(ours.values())), Summary.of(list(other.values())))
-    differences = Summary.of([value - other[seed] for seed, value in ours.items()])
-    error = differences.std / math.sqrt(differences.n)
-    return _by_t(differences.mean, error, differences.n - 1, (len(ours), len(other)), paired=True)
+    differences = Summary.of([ours[seed] - other[seed] for seed in common])
+    rounding = 1e-12 * max(abs(side[seed]) for side in (ours, other) for seed in common)
+    error = 0.0 if differences.std < rounding else differences.std / math.sqrt(differences.n)
+    return _by_t(differences.mean, error, differences.n - 1, (differences.n, differences.n), paired=True)
 
 
 def compare_with_published(values: Sequence[float], mean: float, std: float | None, n: int) -> Difference:
@@ -113,10 +115,15 @@ def _welch(ours: Summary, other: Summary) -> Difference:
 
 
 def _by_t(mean: float, error: float, freedom: float, n: tuple[int, int], paired: bool) -> Difference:
-    """By Student's t of a mean with this standard error and these degrees of freedom. Without an error there is no doubt."""
+    """By Student's t of a mean with this standard error and these degrees of freedom.
+
+    Values that are all the same tell nothing of the noise: accuracies come in steps, and so few seeds may hit the same one.
+    """
     from scipy.stats import t  # not above, as importing it takes long
 
-    p = 2 * float(t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    if not error:
+        return Difference(mean, None, 1.0 if mean == 0 else None, n, paired)
+    p = 2 * float(t.sf(abs(mean) / error, freedom))
     half = float(t.isf(LEVEL / 2, freedom)) * error
     return Difference(mean, (mean - half, mean + half), p, n, paired)
 
@@ -125,7 +132,7 @@ def verdict(difference: Difference, more_is_better: bool) -> str:
     """In words, with p: better, worse, or within noise."""
     p = difference.p
     if p is None:
-        return "no test with n = 1" if min(difference.n) == 1 else "no test, as a standard deviation is not known"
+        return "no test with n = 1" if min(difference.n) == 1 else "no test, as the spread over seeds is 0 or not known"
     # As many digits as it takes to see on which side of the level p is, at least two.
     digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
     stated = f"p = {p:.{digits}g}" if p >= 0.001 else "p < 0.001"

@@ -6,79 +6,15 @@ import csv
 import io
 import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from late_phase.reporting.numbers import Numbers, code_of
 from late_phase.reporting.runs import markdown
 from late_phase.reporting.statistics import LEVEL, Difference, compare, compare_with_published, mean_and_std, seeds_needed, verdict
-from late_phase.reporting.table_config import Column, Row, Table
-from late_phase.runs.directory import RunDirectory
+from late_phase.reporting.table_config import Column, Table
 from late_phase.support.console import duration
-from late_phase.support.files import read_json
-
-
-def result_of(folder: Path, seeds: Sequence[int], suite: str) -> Path:
-    """The results of a suite on a run in ``folder``, or with several seeds on their deep ensemble."""
-    name = f"seeds={','.join(map(str, seeds))}" if len(seeds) > 1 else f"seed={seeds[0]}"
-    return folder / name / "evaluation" / f"{suite}.json"
-
-
-def read_result(folder: Path, seeds: Sequence[int], suite: str) -> dict[str, Any] | None:
-    """The record of a suite's results; None if there is none, or a damaged one, or one of what a user has chosen."""
-    try:
-        record = read_json(result_of(folder, seeds, suite))
-    except ValueError:
-        return None
-    return None if record is None or "ood" in record else record
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What there is of a row.
-
-    Attributes:
-        values: key of a column -> seed -> value, in the column's unit.
-        records: what they come from.
-        wanted: how many values there should be.
-        published: how many values are behind the paper's.
-        without: why there are none, if there can be none.
-    """
-
-    values: dict[str, dict[int, float]]
-    records: list[dict[str, Any]]
-    wanted: int
-    published: int
-    without: str
-
-
-def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int], without: str = "") -> Numbers:
-    """The numbers of a row from the runs in ``folder/seed=<n>``; those of a deep ensemble are one number, under its first seed.
-
-    Args:
-        done: seeds of finished runs with the row's config; others have no part.
-    """
-    found, records = {key: {} for key in table.columns}, []
-    groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
-    for group in groups:
-        own = [RunDirectory(folder / f"seed={seed}").read_metrics() for seed in group if seed in done]
-        records += own
-        for key, column in table.columns.items():
-            if column.suite or row.together:
-                record = read_result(folder, group, column.suite or "accuracy")
-            else:
-                record = own[0] if own else None
-            value = _value(record, column, row.predictor)
-            if value is not None and len(own) == len(group):
-                found[key][group[0]] = column.factor * value
-    return Numbers(found, records, len(groups), 1 if row.together else len(row.seeds or table.seeds), without)
-
-
-def _value(record: dict[str, Any] | None, column: Column, predictor: str) -> float | None:
-    if record is None:
-        return None
-    return record.get(column.metric) if column.record else record["metrics"].get(predictor, {}).get(column.metric)
 
 
 def paper_cell(numbers: Sequence[float] | None, digits: int) -> str:
@@ -86,12 +22,14 @@ def paper_cell(numbers: Sequence[float] | None, digits: int) -> str:
     return "" if numbers is None else " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
-def own_cell(numbers: Numbers, key: str, digits: int) -> str:
+def own_cell(numbers: Numbers, key: str, column: Column) -> str:
     """Ours: mean ± sample standard deviation over seeds; and how many seeds there are, if these are not all."""
     values = list(numbers.values[key].values())
     if not values:
-        return "–" if numbers.without else "missing"
-    cell = mean_and_std(values, digits)
+        if numbers.without or column.suite in numbers.impossible:
+            return "–"
+        return "failed" if numbers.failed else "missing"
+    cell = mean_and_std(values, column.digits)
     return cell if len(values) == numbers.wanted else f"{cell} (n = {len(values)} of {numbers.wanted})"
 
 
@@ -101,10 +39,11 @@ def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
     columns = [(key, whose) for key in table.columns for whose in ("paper", "ours") if whose == "ours" or key in published]
     rows = [["", *(f"{whose}: {table.columns[key].title}" for key, whose in columns), "n"]]
     for row in table.rows:
-        numbers, digits = results[row.name], {key: column.digits for key, column in table.columns.items()}
+        numbers = results[row.name]
         own = [
-            own_cell(numbers, key, digits[key]) if whose == "ours" else paper_cell(row.paper.get(key), digits[key])
+            own_cell(numbers, key, column) if whose == "ours" else paper_cell(row.paper.get(key), column.digits)
             for key, whose in columns
+            for column in (table.columns[key],)
         ]
         rows.append([row.name, *own, str(max(map(len, numbers.values.values())))])
     return rows
@@ -116,29 +55,65 @@ def as_markdown(table: Table, results: Mapping[str, Numbers], changes: Sequence[
     Args:
         changes: overrides of all runs, by which these are others than the paper's; without any they are compared with the paper's.
     """
-    lines = [f"# {table.place}: {table.title}", "", markdown(cells(table, results)), "", *comparisons(table, results)]
+    lines = [f"# {table.place}: {table.title}", "", markdown(cells(table, results)), ""]
+    lines += block(f"* {comparison.in_words()}" for comparison in comparisons(table, results))
     if changes:
         said = f"Ours are with `{' '.join(changes)}`: of differences only the signs compare with the paper's."
         lines[1:1] = ["", said]
     else:
-        lines += reproductions(table, results)
-    lines += [f"* {name} has no runs here: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
-    lines += [f"* {row.name}: {row.note}" for row in table.rows if row.note]
-    lines += [f"* {row.name}: ours is of {len(results[row.name].records)} runs." for row in table.rows if row.together]
-    lines += [f"* {note}" for note in [*table.notes, *provenance(results)]]
-    return "\n".join(lines).rstrip() + "\n"
+        lines += block(f"* {line}" for line in reproductions(table, results))
+    return "\n".join([*lines, *(f"* {note}" for note in notes(table, results))]).rstrip() + "\n"
 
 
-def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[str]:
-    """A line for each row that is compared with another one, and each column: the difference, and whether it is more than noise."""
-    rows, lines = {row.name: row for row in table.rows}, []
+def block(lines: Iterable[str]) -> list[str]:
+    """Lines with an empty one behind them, if there are any."""
+    return [*own, ""] if (own := list(lines)) else []
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows in one column, row − against, and what the paper's numbers say of them.
+
+    Attributes:
+        paper: the paper's difference, None if it has none.
+        seeds: how many seeds of either row show such a difference four times of five; None if the paper's spread is not known.
+    """
+
+    row: str
+    against: str
+    column: Column
+    difference: Difference
+    paper: float | None
+    seeds: int | None
+
+    def in_words(self) -> str:
+        line = f"{self.row} against {self.against}, {self.column.title}: {told(self.difference, self.column)}"
+        if self.paper is None:
+            return line
+        line += f". The paper: {self.paper:+.{self.column.digits}f}"
+        if self.seeds is None:
+            return line
+        return f"{line}, which takes {self.seeds if self.seeds else 'any number of'} seeds to be seen"
+
+
+def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison]:
+    """Each row that is compared with another one, in each column where both have numbers."""
+    rows, found = {row.name: row for row in table.rows}, []
     for row in table.rows:
         for key, column in table.columns.items() if row.against else ():
             ours, other = results[row.name].values[key], results[row.against].values[key]
             if ours and other:
-                line = f"* {row.name} against {row.against}, {column.title}: {told(compare(ours, other), column)}"
-                lines.append(line + power(row.paper.get(key), rows[row.against].paper.get(key), column))
-    return [*lines, ""] if lines else []
+                published = of_paper(row.paper.get(key), rows[row.against].paper.get(key))
+                found.append(Comparison(row.name, row.against, column, compare(ours, other), *published))
+    return found
+
+
+def of_paper(one: Sequence[float] | None, other: Sequence[float] | None) -> tuple[float | None, int | None]:
+    """The paper's difference, and how many seeds would show it, 0 for one that none would; see :class:`Comparison`."""
+    if one is None or other is None:
+        return None, None
+    difference = one[0] - other[0]
+    return difference, (seeds_needed(difference, one[1], other[1]) or 0) if len(one) == len(other) == 2 else None
 
 
 def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
@@ -150,40 +125,50 @@ def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
             if values and published is not None and len(published) == 2:
                 found = compare_with_published(list(values.values()), *published, results[row.name].published)
                 if found.p is not None and found.p < LEVEL:
-                    lines.append(f"* {row.name}, {column.title}, is not the paper's: {told(found, column)}")
-    return [*lines, ""] if lines else []
-
-
-def power(one: Sequence[float] | None, other: Sequence[float] | None, column: Column) -> str:
-    """What the paper's numbers say of the same rows, and how many seeds would show such a difference four times of five."""
-    if one is None or other is None:
-        return ""
-    difference = one[0] - other[0]
-    text = f". The paper: {difference:+.{column.digits}f}"
-    if len(one) < 2 or len(other) < 2:
-        return text
-    needed = seeds_needed(difference, one[1], other[1])
-    return f"{text}, which takes {needed if needed else 'any number of'} seeds to be seen"
+                    lines.append(f"{row.name}, {column.title}, is not the paper's: {told(found, column)}")
+    return lines
 
 
 def told(difference: Difference, column: Column) -> str:
     """A difference in words."""
     interval = difference.interval
     between = "" if interval is None else f" (95 %: {interval[0]:+.{column.digits}f} to {interval[1]:+.{column.digits}f})"
-    tested = "paired by seed" if difference.paired else f"n = {difference.n[0]} and {difference.n[1]}"
+    tested = f"paired by seed, n = {difference.n[0]}" if difference.paired else f"n = {difference.n[0]} and {difference.n[1]}"
     return f"{difference.mean:+.{column.digits}f}{between}, {tested}: {verdict(difference, column.more_is_better)}"
 
 
-def provenance(results: Mapping[str, Numbers]) -> list[str]:
-    """What code and which hardware the numbers come from, and how long it took; rows may share runs."""
+def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
+    """What has to be said of the numbers: which are missing and why, what is not as in the paper, and where ours come from."""
+    lines = [f"{name} has no runs here: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
+    lines += [f"{name}, {what} failed: {error}" for name, numbers in results.items() for what, error in numbers.failed.items()]
+    titles: dict[str, list[str]] = {}
+    for column in table.columns.values():
+        for reason in dict.fromkeys(own.impossible[column.suite] for own in results.values() if column.suite in own.impossible):
+            titles.setdefault(reason, []).append(column.title)
+    lines += [f"{', '.join(own)}: none, as {reason}." for reason, own in titles.items()]
+    lines += [f"{row.name}: {row.note}" for row in table.rows if row.note]
+    lines += [f"{row.name}: ours is of {len(results[row.name].records)} runs." for row in table.rows if row.together]
+    return [*lines, *table.notes, *provenance(results)]
+
+
+def runs_of(results: Mapping[str, Numbers]) -> list[dict[str, Any]]:
+    """The records of all runs, each once: rows may share them."""
     of_rows = (record for numbers in results.values() for record in numbers.records)
-    records = list({tuple(record[key] for key in ("experiment", "variant", "seed")): record for record in of_rows}.values())
+    return list({tuple(record[key] for key in ("experiment", "variant", "seed")): record for record in of_rows}.values())
+
+
+def provenance(results: Mapping[str, Numbers]) -> list[str]:
+    """What code and which hardware the numbers come from, and how long it took."""
+    records = runs_of(results)
     if not records:
         return []
     devices = ", ".join(sorted({str(record["device"]) for record in records}))
     commits = ", ".join(sorted({_short(record["git_commit"]) for record in records}))
     took = duration(sum(record["seconds"] for record in records))
-    return [f"Ours: {len(records)} runs on {devices}, {took} of training, by commit {commits}."]
+    lines = [f"Ours: {len(records)} run{'s' * (len(records) > 1)} on {devices}, {took} of training, by commit {commits}."]
+    if len(codes := {code_of(record) for record in records}) > 1:
+        lines.append(f"The runs are mixed, by {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
+    return lines
 
 
 def _short(commit: str | None) -> str:

@@ -22,7 +22,8 @@ import torch
 from late_phase.config.identity import differences, identity
 from late_phase.config.training import TrainConfig
 from late_phase.runs.config_file import from_yaml, to_yaml
-from late_phase.support.errors import UserError, first_line
+from late_phase.runs.errors import ERROR
+from late_phase.support.errors import Busy, UserError, first_line
 from late_phase.support.files import atomic, write_text
 
 
@@ -37,6 +38,7 @@ class RunDirectory:
         self.previous_checkpoint = path / "checkpoint.previous.pt"
         self.sample = path / "sample.txt"
         self.metrics = path / "metrics.json"
+        self.error = path / ERROR
         self.predictions = path / "predictions"
         self._damaged: set[Path] = set()
 
@@ -45,7 +47,7 @@ class RunDirectory:
         """Keeps a second process out of the directory.
 
         Raises:
-            UserError: another process is in it.
+            Busy: another process is in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / ".lock"
@@ -56,7 +58,7 @@ class RunDirectory:
                 finally:
                     lock.unlink(missing_ok=True)
         except filelock.Timeout:
-            raise UserError(f"{self.path} is in use by another process: wait for it or choose another seed.") from None
+            raise Busy(f"{self.path} is in use by another process: wait for it or choose another seed.") from None
 
     def refuse_other_config(self, config: TrainConfig) -> None:
         """A config that is here already must say the same of all that the result depends on.

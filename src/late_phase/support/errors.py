@@ -10,6 +10,10 @@ class UserError(Exception):
         super().__init__(printable(message))
 
 
+class Busy(UserError):
+    """Another process is at the same work."""
+
+
 def printable(text: str) -> str:
     """Text with escapes for what can't be shown in a line: control characters, and bytes of a file's name that are not UTF-8."""
 

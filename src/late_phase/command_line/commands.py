@@ -1,0 +1,75 @@
+"""Command lines for what a table lacks: trainings by ``train.py``, evaluations by ``scripts/evaluate.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from late_phase.command_line.overrides import literal
+from late_phase.command_line.plan import Plan
+from late_phase.reporting.numbers import read_result
+from late_phase.reporting.table_config import Table
+from late_phase.support.errors import UserError
+
+
+def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
+    """For all runs that are missing, begun or failed: a sweep over seeds for each config.
+
+    Raises:
+        UserError: a run is there with another config.
+    """
+    if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
+        others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
+        raise UserError(
+            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
+        )
+    quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
+    how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet]
+    left = planned.by_overrides("begun", "failed", "missing")
+    return [["train.py", "-m", *how, *sweep] for sweep in sweeps({own: [job.seed for job in jobs] for own, jobs in left.items()})]
+
+
+def sweeps(left: Mapping[Sequence[str], Sequence[int]]) -> list[list[str]]:
+    """Overrides -> seeds, as few sweeps as can be: one for all that differ only in the first override, or only in the last.
+
+    Starting a sweep takes as long as a small run.
+    """
+    found = [[*overrides, f"seed={','.join(map(str, seeds))}"] for overrides, seeds in left.items()]
+    for place in (0, -2):
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for sweep in found:
+            key, _, value = sweep[place].partition("=")
+            others = sweep[:place] + sweep[place + 1 :] if place else sweep[1:]
+            groups.setdefault((key, *others), []).append(value)
+        found = []
+        for (key, *others), values in groups.items():
+            merged = f"{key}={','.join(values)}"
+            found.append([merged, *others] if place == 0 else [*others[:-1], merged, others[-1]])
+    return found
+
+
+def launched_by(launcher: str) -> list[str]:
+    """Overrides for a launcher of Hydra's. joblib's jobs run on this machine at the same time, on one core each."""
+    one_each = ["runtime.threads=1"] if launcher == "joblib" else []
+    return [] if launcher == "basic" else [f"hydra/launcher={launcher}", *one_each]
+
+
+def evaluation(table: Table, planned: Plan, launcher: str) -> list[list[str]]:
+    """For all results that the table needs, that can be had, and that aren't there."""
+    runs: dict[str, list[Path]] = {}
+    commands: list[list[str]] = []
+    for row in table.rows:
+        folder, seeds = planned.folders[row.name], planned.seeds[row.name]
+        done = [job.seed for job in planned.in_state(row.name, "done")]
+        for suite in row.suites(table.columns):
+            if suite in planned.impossible.get(row.name, {}):
+                continue
+            if not row.together:
+                left = [folder / f"seed={seed}" for seed in done if read_result(folder, [seed], suite) is None]
+                runs.setdefault(suite, []).extend(left)
+            elif done == seeds and read_result(folder, seeds, suite) is None:
+                commands.append(["scripts/evaluate.py", "-m", f"run={literal(str(folder))}", f"seeds={seeds}", f"suite={suite}"])
+    for suite, paths in runs.items():
+        if named := ",".join(literal(str(path)) for path in dict.fromkeys(paths)):  # rows share runs
+            commands.append(["scripts/evaluate.py", "-m", *launched_by(launcher), f"run={named}", f"suite={suite}"])
+    return commands

@@ -1,0 +1,112 @@
+"""The numbers of a table's rows, read from finished runs and their evaluations."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from late_phase.reporting.table_config import Column, Row, Table
+from late_phase.runs.directory import RunDirectory
+from late_phase.runs.errors import error_of
+from late_phase.support.files import read_json
+
+Line = dict[float, float]
+"""Numbers over what they are plotted against."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What there is of a row.
+
+    Attributes:
+        values: key of a column -> seed -> value, in the column's unit; of a line its last number.
+        lines: key of a column whose numbers are lines -> seed -> all of them.
+        records: what they come from.
+        wanted: how many values there should be.
+        published: how many values are behind the paper's.
+        without: why there are none, if there can be none.
+        failed: what ended by an error -> the error.
+        impossible: suite -> why the row can't be evaluated by it.
+    """
+
+    values: dict[str, dict[int, float]]
+    records: list[dict[str, Any]]
+    wanted: int
+    published: int
+    lines: dict[str, dict[int, Line]] = field(default_factory=dict)
+    without: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
+    impossible: dict[str, str] = field(default_factory=dict)
+
+
+def code_of(record: Mapping[str, Any]) -> str:
+    """The code that made a record; the first ones don't say."""
+    return record.get("code", "unknown")
+
+
+def results_in(folder: Path, seeds: Sequence[int]) -> Path:
+    """Where results of suites on a run in ``folder`` are, or with several seeds on their deep ensemble."""
+    name = f"seeds={','.join(map(str, seeds))}" if len(seeds) > 1 else f"seed={seeds[0]}"
+    return folder / name / "evaluation"
+
+
+def read_result(folder: Path, seeds: Sequence[int], suite: str) -> dict[str, Any] | None:
+    """The record of a suite's results; None if there is none, or a damaged one, or one of what a user has chosen."""
+    try:
+        record = read_json(results_in(folder, seeds) / f"{suite}.json")
+    except ValueError:
+        return None
+    return None if record is None or "ood" in record else record
+
+
+def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int]) -> Numbers:
+    """The numbers of a row from the runs in ``folder/seed=<n>``; those of a deep ensemble are one number, under its first seed.
+
+    Args:
+        done: seeds of finished runs with the row's config; others have no part.
+    """
+    groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
+    found = Numbers({key: {} for key in table.columns}, [], len(groups), 1 if row.together else len(row.seeds or table.seeds))
+    for group in groups:
+        runs = [RunDirectory(folder / f"seed={seed}") for seed in group if seed in done]
+        own = [run.read_metrics() for run in runs]
+        found.records.extend(own)
+        if len(own) < len(group):
+            continue
+        for key, column in table.columns.items():
+            if column.x == "epoch":
+                line = _history(runs[0].history, column)
+            else:
+                suite = column.suite or ("accuracy" if row.together else "")
+                record = read_result(folder, group, suite) if suite else own[0]
+                if record is None and (error := results_in(folder, group) / error_of(suite)).exists():
+                    found.failed[f"seed {group[0]}, suite={suite}"] = error.read_text(encoding="utf-8").strip()
+                line = _line(record, column, row.predictor)
+            if line:
+                found.values[key][group[0]] = list(line.values())[-1]
+                if column.x:
+                    found.lines.setdefault(key, {})[group[0]] = line
+    return found
+
+
+def _line(record: dict[str, Any] | None, column: Column, predictor: str) -> Line:
+    """The numbers of a column in a record, in the column's unit; a single one is over 0."""
+    if record is None:
+        return {}
+    place = record if column.record else record["metrics"].get(predictor, {})
+    value = place.get(column.metric)
+    if value is None:
+        return {}
+    if not column.x:
+        return {0: column.factor * value}
+    return {x: column.factor * y for x, y in zip(place[column.x], value, strict=True)}
+
+
+def _history(path: Path, column: Column) -> Line:
+    """The numbers of a column in ``history.csv``, over epochs; those that weren't measured are left out."""
+    with path.open(encoding="utf-8") as file:
+        measured = [row for row in csv.DictReader(file) if row.get(column.metric)]
+    return {int(row["epoch"]): column.factor * float(row[column.metric]) for row in measured}

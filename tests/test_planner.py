@@ -1,0 +1,191 @@
+"""Plans: which runs a table needs, where they belong, which rows share them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from late_phase.command_line.commands import evaluation, sweeps, training
+from late_phase.command_line.overrides import as_in_sweeps
+from late_phase.command_line.plan import Plan, collected, refuse_mixture, summary
+from late_phase.command_line.planner import Planner
+from late_phase.reporting.table_config import Column, Row, Table, read_table, seeds_of
+from late_phase.runs.provenance import code_digest
+from late_phase.support.errors import UserError
+
+CONFIGS = ROOT / "configs"
+ACCURACY = {"accuracy": Column("test accuracy (%)", "test_accuracy", factor=100)}
+
+
+def a_table(*rows: Row, columns: dict[str, Column] = ACCURACY) -> Table:
+    return Table("A table", "Mine", [0, 1], columns=columns, rows=list(rows))
+
+
+def finish(planned: Plan, code: str | None = None) -> None:
+    """Makes files of finished runs, as far as a plan looks at them."""
+    for job in planned.jobs:
+        if not job.directory.exists():
+            job.directory.mkdir(parents=True)
+            variant, experiment = (folder.name for folder in job.directory.parents[:2])
+            record = {"config_hash": job.expected, "seed": job.seed, "experiment": experiment, "variant": variant}
+            record |= {"device": "cpu", "git_commit": None, "seconds": 1.0, "metrics": {"single": {"test_accuracy": 0.5}}}
+            (job.directory / "metrics.json").write_text(json.dumps(record | ({} if code is None else {"code": code})))
+            (job.directory / "config.yaml").touch()
+
+
+@pytest.fixture(autouse=True)
+def configs_are_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files above are no whole configs: the hash that they would have is in the record."""
+    from late_phase.command_line import plan
+
+    def recorded(path: Path) -> str:
+        return json.loads((path.parent / "metrics.json").read_text())["config_hash"]
+
+    monkeypatch.setattr(plan, "from_yaml", lambda path: path)
+    monkeypatch.setattr(plan, "config_hash", recorded)
+
+
+def test_rows_of_one_config_share_runs_whatever_their_names(tmp_path):
+    """At a small scale CIFAR-10 and CIFAR-100 are the same images; only weight decays of late-phase weights differ."""
+    base, other = Row("Base", "cifar10_wrn_base"), Row("Base 100", "cifar100_wrn_base")
+    late, late_100 = Row("Late", "cifar10_wrn_lpbn"), Row("Late 100", "cifar100_wrn_lpbn")
+    planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1])
+    planned = planner.plan(a_table(base, other, late, late_100))
+    assert planned.rows["Base"] == planned.rows["Base 100"] and len(planned.jobs) == 6
+    assert planned.folders["Base 100"] == tmp_path / "cifar10_wrn_base" / "scale=digits"
+    again = planner.plan(a_table(other))  # another table
+    assert again.rows["Base 100"] == planned.rows["Base"]
+    finish(planned)
+    later = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1]).plan(a_table(other))  # another day
+    assert set(later.jobs.values()) == {"done"} and later.folders["Base 100"] == planned.folders["Base"]
+    more = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1, 2]).plan(a_table(other))
+    assert set(more.jobs.values()) == {"missing"}, "not all of its seeds are there"
+    at_paper = Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(base, other))
+    assert len(at_paper.jobs) == 2
+
+
+def test_a_run_that_begins_from_another_is_planned_behind_it(tmp_path):
+    row = Row("Late", "cifar100_wrn_pretrained_lpbn", ["late_phase.sigma0=0"], begins_from="cifar100_wrn_base")
+    planned = Planner(CONFIGS, tmp_path, "digits", seeds=[3]).plan(a_table(row))
+    first, second = planned.jobs
+    assert first.directory == tmp_path / "cifar100_wrn_base" / "scale=digits" / "seed=3"
+    assert second.overrides[-1] == f"architecture.weights='{first.directory.parent}/seed=${{seed}}'"
+    assert planned.rows["Late"] == [second] and "to begin from: +experiment=cifar100_wrn_base" in summary(planned)
+    (one, other) = training(planned, "basic", tmp_path)
+    assert "+experiment=cifar100_wrn_base" in one and "+experiment=cifar100_wrn_pretrained_lpbn" in other
+    inside = Planner(CONFIGS, ROOT / "outputs", seeds=[3]).plan(a_table(row))
+    assert list(inside.jobs)[1].overrides == ("+experiment=cifar100_wrn_pretrained_lpbn", "late_phase.sigma0=0"), "its file says it"
+
+
+def test_what_a_scale_lacks_is_said(tmp_path):
+    rows = (Row("Wide", "cifar10_wrn14_base", needs="WRN 28-14"), Row("Few", "cifar10_wrn_base", needs="few", met_at=["digits"]))
+    planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0])
+    planned = planner.plan(a_table(*rows))
+    assert planned.without == {"Wide": "it is about WRN 28-14, which +scale=digits puts something else for"}
+    assert not Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(*rows)).without
+
+
+def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
+    columns = ACCURACY | {"ood": Column("OOD AUROC", "auroc", "ood"), "mce": Column("mCE", "mce", "corruption")}
+    table = a_table(Row("Base", "cifar10_lenet_base"), columns=columns)
+    own = ["dataset=image_folder", "dataset.root=somewhere"]
+    of_own = {"ood": "no usual out-of-distribution images", "corruption": "no corrupted images"}
+    for of_images, lacking in (
+        ((), {}),
+        (own, of_own),
+    ):
+        planned = Planner(CONFIGS, tmp_path, of_images=of_images, seeds=[0]).plan(table)
+        assert planned.impossible["Base"] == {suite: f"dataset=image_folder has {what}" for suite, what in lacking.items()}
+        finish(planned)
+        commands = evaluation(table, planned.now(), "basic")
+        assert {command[-1] for command in commands} == {"suite=ood", "suite=corruption"} - {f"suite={s}" for s in lacking}
+    texts = Table("Texts", "Mine", [0], columns=ACCURACY, rows=[Row("Base", "enwik8_lstm_base")], scales={"digits": "pydocs"})
+    assert Planner(CONFIGS, tmp_path, "digits", of_images=own).overrides(texts) == ["+scale=pydocs"]
+
+
+def test_an_evaluation_that_failed_is_told(tmp_path):
+    table = a_table(Row("Base", "digits_lenet_base"), columns={"ood": Column("OOD AUROC", "auroc", "ood")})
+    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
+    finish(planned)
+    (job,) = planned.jobs
+    (job.directory / "evaluation").mkdir()
+    (job.directory / "evaluation" / "ood.error.txt").write_text("no network: try later.\n")
+    assert collected(table, planned.now())["Base"].failed == {"seed 0, suite=ood": "no network: try later."}
+
+
+def test_versions_of_the_code_are_not_mixed(tmp_path):
+    table = a_table(Row("Base", "digits_lenet_base"), Row("Late", "digits_lenet_lpbn"))
+
+    def planned() -> Plan:
+        return Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
+
+    finish(Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(table.rows[0])), code="0123")
+    refuse_mixture(planned(), training=False)
+    with pytest.raises(UserError, match=r"default/seed=0 was made by another version of the code .*0123.* --mixed"):
+        refuse_mixture(planned(), training=True)  # Late would be by the present one
+    finish(planned(), code=code_digest())
+    for is_trained in (True, False):
+        with pytest.raises(UserError, match="another version of the code"):
+            refuse_mixture(planned(), training=is_trained)
+    from late_phase.reporting.tables import provenance
+
+    assert "mixed, by 2 versions of the code: 0123, " in provenance(collected(table, planned()))[1]
+
+
+def test_sweeps_are_few():
+    left = {
+        ("+experiment=a", "+scale=s"): [0, 1],
+        ("+experiment=b", "+scale=s"): [0, 1],
+        ("+experiment=b", "+scale=s", "x=1"): [0],
+        ("+experiment=c", "+scale=s", "x='2,3'"): [0],
+        ("+experiment=c", "+scale=s", "x=4"): [0],
+        ("+experiment=c", "+scale=s", "x=5"): [1],
+        ("+experiment=c", "+scale=s", "y=4"): [0],
+        ("+experiment=d",): [0, 1],
+    }
+    assert sweeps(left) == [
+        ["+experiment=a,b", "+scale=s", "seed=0,1"],
+        ["+experiment=b", "+scale=s", "x=1", "seed=0"],
+        ["+experiment=c", "+scale=s", "x='2,3',4", "seed=0"],
+        ["+experiment=c", "+scale=s", "x=5", "seed=1"],
+        ["+experiment=c", "+scale=s", "y=4", "seed=0"],
+        ["+experiment=d", "seed=0,1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("optimizer.lr=1e30", "optimizer.lr=1e+30"),
+        ("optimizer.lr=1e-4", "optimizer.lr=0.0001"),
+        ("late_phase.sigma0=1.0", "late_phase.sigma0=1.0"),
+        ("x='a,b=${seed}'", "x='a,b=${seed}'"),
+        ("x=[1, 2]", "x=[1,2]"),
+        ("+scale=digits", "+scale=digits"),
+        ("~max_grad_norm", "~max_grad_norm"),
+    ],
+)
+def test_overrides_are_named_as_sweeps_name_them(given, made):
+    assert as_in_sweeps(given) == made
+
+
+def test_an_override_that_cannot_be_read_is_refused():
+    with pytest.raises(UserError, match=r"'x=\[' can't be read .*: write KEY=VALUE"):
+        as_in_sweeps("x=[")
+
+
+def test_seeds_at_another_scale():
+    row = Row("Base", seeds=[0, 1, 2, 3], seeds_at={"convnet": [5]})
+    table = Table("T", "Mine", [0, 1], {"digits": [7, 8]}, columns=ACCURACY, rows=[row])
+    assert [seeds_of(table, row, scale) for scale in ("", "convnet", "digits", "other")] == [[0, 1, 2, 3], [5], [7, 8], [0, 1, 2]]
+
+
+def test_base_and_late_phase_have_ten_seeds_at_the_convnets_scale():
+    for name, row in (("table1", "Base (SGD)"), ("table1", "Late-phase (SGD)"), ("table2", "BatchNorm (SWA)"), ("table3", None)):
+        table = read_table(CONFIGS / "table" / f"{name}.yaml")
+        for own in table.rows:
+            if row in (None, own.name):
+                assert seeds_of(table, own, "convnet") == list(range(10))
