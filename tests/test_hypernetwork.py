@@ -14,6 +14,7 @@ from torch.func import functional_call
 from late_phase.architectures import build
 from late_phase.layers.hypernetwork import Hypernetwork, embeddings, generate_convolutions
 from late_phase.layers.rank1 import parametrize_rank1
+from late_phase.reporting.specification import generated_weights
 
 
 def table_7() -> dict[str, tuple[list[int], int, list[int], list[int]]]:
@@ -57,6 +58,19 @@ def test_wrn_28_10_is_table_7():
     names = embeddings().names(model)
     assert sum(model.get_parameter(name).numel() for name in names) == 654
     assert sum(p.numel() for p in model.parameters()) == others + 35_844_320 + 654
+
+
+def test_the_specification_is_read_off_the_model():
+    """In a second transcription of Table 7, by layer."""
+    with torch.device("meta"):
+        model = build("wrn", 3, 100)
+    generate_convolutions(model, torch.Generator())
+    titles, *rows = generated_weights(model)
+    shapes = {row[0]: (row[2], row[4], row[5]) for row in rows}
+    assert shapes == {name: tuple(map(str, (base, hnet, emb))) for name, (base, _, hnet, emb) in table_7().items()}
+    pairs = {(row[3], table_7()[row[0]][1]) for row in rows}  # of our number of a group and the paper's
+    assert len(pairs) == len({ours for ours, _ in pairs}) == len({papers for _, papers in pairs}) == 8
+    assert rows[0][1] == "3 × [3 × 3] × 16" and len(titles) == len(rows[0])
 
 
 def test_generated_weights_have_the_variance_of_kaimings():
