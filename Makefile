@@ -17,7 +17,7 @@ TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(
 	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(MIXED),--mixed) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench figure1 table7 tables clean
+.PHONY: help setup demo test lint bench figure1 tables table7 page clean
 .PHONY: $(TABLES)
 
 help: ## List the targets
@@ -51,6 +51,9 @@ tables: $(INSTALLED) ## Make all tables and figures of the paper but those of sh
 
 table7: $(INSTALLED) ## Make Table 7, which lists shapes
 	$(PY) scripts/table7.py
+
+page: $(INSTALLED) ## Make results/README.md and results/index.html of all tables
+	$(PY) scripts/page.py
 
 # make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.
 data-%: $(INSTALLED)

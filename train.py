@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from late_phase.command_line.hydra_jobs import run_job, start
+from late_phase.command_line.sweeps import with_summary
 from late_phase.config.training import TrainConfig
 
 
@@ -21,4 +22,4 @@ def train(config: TrainConfig, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    start(main, TrainConfig)
+    start(with_summary(main), TrainConfig)

@@ -10,7 +10,7 @@ from late_phase.support.arguments import Parser
 from late_phase.support.console import errors_in_one_sentence
 
 EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
-SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2"]
+SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2", "~hydra.callbacks.summary"]
 
 
 def main() -> None:

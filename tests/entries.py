@@ -25,6 +25,8 @@ ENTRIES = {
     "scripts/benchmark.py": [],
     "scripts/demo.py": [],
     "scripts/table.py": ["table3", "--build"],
+    "scripts/table7.py": ["--to", "own"],
+    "scripts/page.py": ["--results", "outputs"],
 }
 """Script -> arguments."""
 
@@ -45,7 +47,8 @@ def run(script: str) -> int | str | None:
 def copy(folder: Path) -> None:
     for name in ("scripts", "configs"):
         shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "train.py", folder)
+    for name in ("train.py", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "results" / "methods" / "digits_lenet_base", folder / "outputs" / "digits_lenet_base")
     shutil.copytree(ROOT / "results" / "methods" / "digits_lenet_lpbn", folder / "outputs" / "digits_lenet_lpbn")
 

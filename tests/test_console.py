@@ -93,7 +93,9 @@ LONG = {
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
     "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",
     "scripts/demo.py": "subprocess.run",
-    "scripts/table.py": "late_phase.command_line.plan.plan",
+    "scripts/table.py": "late_phase.reporting.table_config.read_table",
+    "scripts/table7.py": "late_phase.reporting.specification.generated_weights",
+    "scripts/page.py": "late_phase.reporting.page.read_page",
 }
 """Script -> what takes long in it."""
 

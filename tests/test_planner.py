@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from hydra import compose, initialize_config_dir
 
 from late_phase.command_line.commands import evaluation, sweeps, training
 from late_phase.command_line.overrides import as_in_sweeps
@@ -133,6 +134,24 @@ def test_versions_of_the_code_are_not_mixed(tmp_path):
     from late_phase.reporting.tables import provenance
 
     assert "mixed, by 2 versions of the code: 0123, " in provenance(collected(table, planned()))[1]
+
+
+def test_what_is_planned_is_what_hydra_composes(tmp_path):
+    """Values, choices, interpolations, and keys that aren't there, one of each kind that tables have."""
+    planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0])
+    experiment = "+experiment=cifar100_wrn_lpbn"
+    for own in (
+        (experiment, "late_phase.K=5"),  # the weight decay of late-phase weights follows
+        (experiment, "+scale=digits", "late_phase.T0=40", "architecture.weights='a,b=c/seed=${seed}'"),
+        (experiment, "schedule=constant", "optimizer.lr=1e-4", "dataset=digits", "dataset.subset=null"),
+        (experiment, "+debug=smoke", "pace=0.5", "runtime.threads=1"),
+    ):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose("train", list(own))
+        assert planner._compose(own) == composed
+    assert planner._compose((experiment, "late_phase.K=5")).late_phase.weight_decay == pytest.approx(5 * 5e-4)
+    planned = planner.plan(a_table(Row("Wrong", "cifar10_wrn_base", ["late_phase.T00=1"]), Row("Wide", "cifar10_wrn14_base")))
+    assert "T00 is not a key of the config" in planned.without["Wrong"] and "architecture.width" in planned.without["Wide"]
 
 
 def test_sweeps_are_few():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,15 +66,28 @@ def test_every_row_of_every_table_is_a_run(path, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A table that there was not, and the outputs of its runs, made by the script."""
+    """A table that there was not, and the outputs of its runs: by a call that is killed, and then by two at once."""
     folder = tmp_path_factory.mktemp("made")
     for name in ("scripts", "configs"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "train.py", folder)
     (folder / "configs" / "table" / "mine.yaml").write_text(OWN)
     command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--with", *SMOKE]
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
-    assert not done.returncode, done.stderr
+    options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    killed = subprocess.Popen([sys.executable, *command], **options, start_new_session=True)
+    while not (finished := list(folder.glob("outputs/*/*/*/metrics.json"))):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    both = [subprocess.Popen([sys.executable, *command], **options) for _ in range(2)]
+    told = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    text = told[0][0] + told[1][0]
+    trained = text.count(f"in {folder}/outputs/") - text.count("is finished already")
+    assert trained == 4 - len(finished), text
     return folder, folder / "outputs"
 
 
@@ -118,7 +134,8 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     table, planned = planned_again((folder, outputs))
     assert [job for job, state in planned.jobs.items() if state != "done"] == [planned.rows["Late"][1]]
     (command,) = training(planned, "joblib", outputs)
-    assert command[:4] == ["train.py", "-m", f"hydra.sweep.dir={outputs}", "hydra/launcher=joblib"] and command[-1] == "seed=1"
+    assert command[:3] == ["train.py", "-m", f"hydra.sweep.dir={outputs}"] and command[-1] == "seed=1"
+    assert "hydra/launcher=joblib" in command and "runtime.threads=1" in command
     assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
     results = collected(table, planned)
     assert "(n = 1 of 2)" in as_markdown(table, results) and "paired" not in as_markdown(table, results)

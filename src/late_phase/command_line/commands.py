@@ -24,7 +24,7 @@ def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
             f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
         )
     quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
-    how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet]
+    how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet, "~hydra.callbacks.summary"]  # the table is the summary
     left = planned.by_overrides("begun", "failed", "missing")
     return [["train.py", "-m", *how, *sweep] for sweep in sweeps({own: [job.seed for job in jobs] for own, jobs in left.items()})]
 

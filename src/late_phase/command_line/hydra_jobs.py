@@ -123,10 +123,11 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    with job(directory / ERROR):
+    key = "run.dir" if hydra.mode == RunMode.RUN else "sweep.subdir"
+    named = OmegaConf.select(hydra, key)
+    with job(directory / ERROR if named else None):
         try:
-            key = "run.dir" if hydra.mode == RunMode.RUN else "sweep.subdir"
-            if not OmegaConf.select(hydra, key):
+            if not named:
                 raise UserError(f"hydra.{key} is empty: leave it out, or give a path; that of the current folder is a dot.")
             check_utf8(f"hydra.{key}", directory)
             check_overrides(list(hydra.overrides.task))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ class Job:
         overrides: of ``train.py``, but for the seed.
         directory: the run's.
         expected: hash of the config that it has to have.
+        epochs: how long it is.
     """
 
     overrides: tuple[str, ...]
     seed: int
     directory: Path
     expected: str
+    epochs: int
 
     def state(self) -> str:
         """One of :data:`STATES`, as it is now.
@@ -126,19 +129,29 @@ def refuse_mixture(planned: Plan, training: bool) -> None:
 
 
 def summary(planned: Plan) -> str:
-    """How many runs there are in each state; which aren't done, and how long they will take, going by those that are."""
+    """How many runs there are in each state; which aren't done, and how long they will take, one after the other.
+
+    That goes by the seconds an epoch took in runs of the same config, or else in all runs of the table that are done.
+    """
     counts = Counter(planned.jobs.values())
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     lines = [f"{len(planned.jobs)} runs: {states or 'none'}"]
-    done = planned.by_overrides("done")
+    paces = {own: seconds_per_epoch(jobs) for own, jobs in planned.by_overrides("done").items()}
     for overrides, left in planned.by_overrides(*STATES[1:]).items():
         rows = "; ".join(row for row, own in planned.rows.items() if not set(own).isdisjoint(left))
         seeds = {state: [str(job.seed) for job in left if planned.jobs[job] == state] for state in STATES}
         told = "; ".join(f"seed{'s' * (len(own) > 1)} {', '.join(own)} {state}" for state, own in seeds.items() if own)
-        took = [RunDirectory(job.directory).read_metrics()["seconds"] for job in done.get(overrides, [])]
-        cost = f", about {duration(len(left) * statistics.mean(took))}" if took else ""
+        cost = ""
+        if paces:
+            pace = paces.get(overrides, statistics.mean(paces.values()))
+            cost = f", about {duration(pace * sum(job.epochs for job in left))}"
         lines.append(f"  {rows or 'to begin from'}: {' '.join(overrides)}, {told}{cost}")
     return "\n".join([*lines, *(f"  {row}: no runs, as {reason}" for row, reason in planned.without.items())])
+
+
+def seconds_per_epoch(done: Sequence[Job]) -> float:
+    """Of finished runs."""
+    return statistics.mean(RunDirectory(job.directory).read_metrics()["seconds"] / job.epochs for job in done)
 
 
 def collected(table: Table, planned: Plan) -> dict[str, Numbers]:
@@ -148,10 +161,11 @@ def collected(table: Table, planned: Plan) -> dict[str, Numbers]:
         done = [job.seed for job in planned.in_state(row.name, "done")]
         numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done)
         failed = {f"seed {job.seed}": job.error() for job in planned.in_state(row.name, "failed")}
+        lacking = planned.impossible.get(row.name, {})
         found[row.name] = replace(
             numbers,
             without=planned.without.get(row.name, ""),
             failed=failed | numbers.failed,
-            impossible=planned.impossible.get(row.name, {}),
+            impossible=numbers.impossible | {key: lacking[c.suite] for key, c in table.columns.items() if c.suite in lacking},
         )
     return found

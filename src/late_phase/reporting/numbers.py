@@ -29,7 +29,7 @@ class Numbers:
         published: how many values are behind the paper's.
         without: why there are none, if there can be none.
         failed: what ended by an error -> the error.
-        impossible: suite -> why the row can't be evaluated by it.
+        impossible: key of a column -> why the row can't have a number there.
     """
 
     values: dict[str, dict[int, float]]
@@ -85,6 +85,9 @@ def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Co
                 if record is None and (error := results_in(folder, group) / error_of(suite)).exists():
                     found.failed[f"seed {group[0]}, suite={suite}"] = error.read_text(encoding="utf-8").strip()
                 line = _line(record, column, row.predictor)
+                if record is not None and not line:
+                    where = f"suite={suite} on dataset={record['dataset']}" if suite else "a run"
+                    found.impossible[key] = f"{where} gives no {column.metric}"
             if line:
                 found.values[key][group[0]] = list(line.values())[-1]
                 if column.x:

@@ -26,7 +26,7 @@ def own_cell(numbers: Numbers, key: str, column: Column) -> str:
     """Ours: mean ± sample standard deviation over seeds; and how many seeds there are, if these are not all."""
     values = list(numbers.values[key].values())
     if not values:
-        if numbers.without or column.suite in numbers.impossible:
+        if numbers.without or key in numbers.impossible:
             return "–"
         return "failed" if numbers.failed else "missing"
     cell = mean_and_std(values, column.digits)
@@ -142,8 +142,8 @@ def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
     lines = [f"{name} has no runs here: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
     lines += [f"{name}, {what} failed: {error}" for name, numbers in results.items() for what, error in numbers.failed.items()]
     titles: dict[str, list[str]] = {}
-    for column in table.columns.values():
-        for reason in dict.fromkeys(own.impossible[column.suite] for own in results.values() if column.suite in own.impossible):
+    for key, column in table.columns.items():
+        for reason in dict.fromkeys(own.impossible[key] for own in results.values() if key in own.impossible):
             titles.setdefault(reason, []).append(column.title)
     lines += [f"{', '.join(own)}: none, as {reason}." for reason, own in titles.items()]
     lines += [f"{row.name}: {row.note}" for row in table.rows if row.note]

@@ -1,0 +1,164 @@
+"""What the paper claims, ``configs/claims.yaml``, and what our runs say of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from late_phase.reporting.statistics import Difference, verdict
+from late_phase.reporting.table_config import Table
+from late_phase.support.errors import UserError, first_line
+
+VERDICTS = ("reproduced", "within noise", "contradicted", "not tested")
+"""Of a claim at a scale: p < 0.05 as the paper says; p ≥ 0.05; p < 0.05 against what the paper says; no p."""
+
+DIRECTIONS = ("better", "worse", "not better", "not worse")
+
+
+@dataclass
+class Claim:
+    """A sentence of the paper, and the comparison that tests it: ``row`` − ``against`` in a column of a table.
+
+    Attributes:
+        place: in the paper, beside the table.
+        table: name of a file in ``configs/table``.
+        direction: one of :data:`DIRECTIONS`: what the paper says of ``row``.
+        within: by how much less row is better, or worse, where it is said not to be; a share of the mean of ``against``.
+    """
+
+    sentence: str = MISSING
+    place: str = MISSING
+    table: str = MISSING
+    row: str = MISSING
+    against: str = MISSING
+    column: str = MISSING
+    direction: str = MISSING
+    within: float = 0.0
+
+
+@dataclass
+class Topic:
+    """What several claims are about."""
+
+    title: str = MISSING
+    claims: list[Claim] = MISSING
+
+
+@dataclass
+class Claims:
+    """
+    Attributes:
+        scales: scale -> what stands for the paper's networks and data there.
+    """
+
+    scales: dict[str, str] = field(default_factory=dict)
+    topics: list[Topic] = MISSING
+
+    def all(self) -> list[Claim]:
+        return [claim for topic in self.topics for claim in topic.claims]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What our runs say of a claim at a scale.
+
+    Attributes:
+        verdict: one of :data:`VERDICTS`.
+        text: the difference and how sure it is, or why there is none.
+    """
+
+    verdict: str
+    text: str
+
+
+def read_claims(path: Path, tables: Mapping[str, Table]) -> Claims:
+    """The claims of a file, each of which a comparison of ``tables`` tests.
+
+    Raises:
+        UserError: the file is none of claims, or a table makes no such comparison.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Claims), OmegaConf.load(path))
+        if lacking := OmegaConf.missing_keys(merged):
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        claims: Claims = OmegaConf.to_object(merged)
+        for claim in claims.all():
+            if wrong := _wrong_with(claim, tables):
+                raise ValueError(f'"{claim.sentence}" {wrong}')
+        return claims
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} can't be used ({first_line(error)}): mend it, or the table in configs/table.") from error
+
+
+def _wrong_with(claim: Claim, tables: Mapping[str, Table]) -> str:
+    if claim.table not in tables:
+        return f"is about {claim.table}, which is no table"
+    table = tables[claim.table]
+    if not any((row.name, row.against) == (claim.row, claim.against) for row in table.rows):
+        return f"needs {claim.row} against {claim.against}, which {claim.table} doesn't compare"
+    if claim.column not in table.columns:
+        return f"needs {claim.column}, which is no column of {claim.table}"
+    if claim.direction not in DIRECTIONS:
+        return f"has direction {claim.direction}, which is none of {', '.join(DIRECTIONS)}"
+    if (claim.within > 0) != claim.direction.startswith("not "):
+        return "has to have within above 0 with direction not better or not worse, and only there"
+    return ""
+
+
+def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
+    """What a table says of a claim.
+
+    Args:
+        record: of :func:`late_phase.reporting.table_files.as_record`; None if the table has not been made.
+    """
+    compared = (claim.row, claim.against, claim.column)
+    comparisons = () if record is None else record["comparisons"]
+    found = next((own for own in comparisons if (own["row"], own["against"], own["column"]) == compared), None)
+    if found is None:
+        return Finding("not tested", _why_not(claim, record))
+    rows = {row["name"]: row for row in record["rows"]}
+    column, digits = record["columns"][claim.column], record["columns"][claim.column]["digits"]
+    difference = Difference(found["mean"], found["interval"], found["p"], tuple(found["n"]), found["paired"])
+    words = verdict(difference, column["more_is_better"])
+    if difference.p is None:
+        return Finding("not tested", words)
+    bound = claim.within * abs(statistics.mean(rows[claim.against]["values"][claim.column]))
+    told = f"{difference.mean:+.{digits}f}, {words.partition(' (')[2].removesuffix(')')}"
+    if claim.within and difference.interval:
+        low, high = difference.interval
+        told = f"{difference.mean:+.{digits}f} (95 %: {low:+.{digits}f} to {high:+.{digits}f}; the bound is {bound:.{digits}f})"
+    seeds = f"{difference.n[0]}" if difference.paired else f"{difference.n[0]} and {difference.n[1]}"
+    wanted = min(rows[name]["wanted"] for name in (claim.row, claim.against))
+    some = f" of {wanted}" if difference.paired and difference.n[0] < wanted else ""
+    return Finding(_side(claim.direction, difference, bound, column["more_is_better"]), f"{told}, n = {seeds}{some}")
+
+
+def _side(direction: str, difference: Difference, bound: float, more_is_better: bool) -> str:
+    """The verdict by the side of a bound that the whole 95 % interval is on; where the bound is 0, that is so where p < 0.05."""
+    if difference.interval is None:  # no spread, and no difference
+        return "within noise"
+    low, high = difference.interval
+    upwards = more_is_better == (direction in ("better", "not worse"))
+    limit = -bound if upwards else bound
+    if low <= limit <= high:
+        return "within noise"
+    return "reproduced" if (low > limit) == upwards else "contradicted"
+
+
+def _why_not(claim: Claim, record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return "not run"
+    rows = {row["name"]: row for row in record["rows"]}
+    own = [rows[name] for name in (claim.row, claim.against) if name in rows]
+    if len(own) < 2 or claim.column not in record["columns"]:
+        return "not in this version of the table: make it anew"
+    if any(row["without"] or claim.column in row["impossible"] for row in own):
+        return "not possible at this scale"
+    return "a run failed" if any(row["failed"] for row in own) else "not run"

@@ -1,0 +1,79 @@
+"""The page of all results as Markdown, for the repository's browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from late_phase.reporting.page import OTHERS, PAPER, RULES, Judged, Made, Page
+from late_phase.reporting.runs import markdown
+
+INTRODUCTION = (
+    "Numbers here come from runs of this repository, beside those of the paper, which are called so. `make page` makes this page "
+    "of the tables' files, and the same for a browser, [index.html](index.html); nothing in it is written by hand."
+)
+
+
+def as_markdown(page: Page) -> str:
+    lines = ["# Results", "", INTRODUCTION, "", "## What the paper claims, and what we found", "", *_claims(page)]
+    for scale in page.scales:
+        lines += [f"## {scale.title}", "", scale.what, "", *(f"* {line}" for line in scale.ran), ""]
+        for table in scale.tables:
+            lines += _table(table)
+        if scale.missing:
+            lines += ["### What is missing", "", *(f"* {places}: {reason}." for places, reason in scale.missing.items()), ""]
+    if page.own:
+        lines += ["## Beyond the paper", ""]
+        for table in page.own:
+            lines += _table(table)
+    if page.others:
+        lines += ["## Other results", "", OTHERS, ""]
+        lines += [*(f"* [{title}]({folder}/README.md)" for folder, title in page.others.items()), ""]
+    text, rows = page.faithfulness
+    lines += ["## Faithfulness", "", text, "", *_folded(f"{len(rows) - 1} points", [markdown(rows)])]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary(page: Page) -> list[str]:
+    """A line for each scale: how many claims have which verdict."""
+    lines = []
+    if PAPER not in [scale.name for scale in page.scales]:
+        lines.append("**The paper's scale**: nothing is tested, as no table has numbers.")
+    for scale in page.scales:
+        counted = ", ".join(f"{number} {verdict}" for verdict, number in page.counts(scale.name).items() if number)
+        lines.append(f"**{scale.title}**: {counted}.")
+    return lines
+
+
+def _claims(page: Page) -> list[str]:
+    number = sum(map(len, page.topics.values()))
+    lines = [f"{number} claims.", "", *(f"* {line}" for line in summary(page)), "", RULES, ""]
+    for topic, claims in page.topics.items():
+        titles = ["claim", "tested by", "the paper's difference", *(scale.title for scale in page.scales)]
+        lines += [f"### {topic}", "", markdown([titles, *(_row(claim, page) for claim in claims)]), ""]
+    return lines
+
+
+def _row(claim: Judged, page: Page) -> list[str]:
+    cells = []
+    for scale in page.scales:
+        found = claim.findings[scale.name]
+        verdict = found.verdict if found.verdict == "not tested" else f"**{found.verdict}**"
+        cells.append(f"{verdict}: {found.text}")
+    return [claim.sentence, f"{claim.place}: {claim.test}", claim.paper, *cells]
+
+
+def _table(table: Made) -> list[str]:
+    lines = [f"### {table.heading}", "", *([table.said, ""] if table.said else []), markdown(table.rows), ""]
+    if table.figure:
+        lines += [f"![{table.heading}]({table.figure})", ""]
+    if table.findings:
+        lines += _folded(
+            f"Differences: {table.counted}" if table.counted else "Differences", [f"* {line}" for line in table.findings]
+        )
+    notes = [f"* {line}" for line in table.notes]
+    files = " ".join(f"[{ending}]({table.file}.{ending})" for ending in ("md", "csv", "tex", "json"))
+    return lines + _folded("Notes", [*notes, f"* The table as {files}."])
+
+
+def _folded(title: str, lines: Sequence[str]) -> list[str]:
+    return ["<details>", f"<summary>{title}</summary>", "", *lines, "", "</details>", ""]
