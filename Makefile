@@ -14,7 +14,8 @@ TABLES := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*.yaml))
 comma := ,
 TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(comma), ,$(SEEDS))) \
 	$(if $(DATA),--data $(DATA)) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
-	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(MIXED),--mixed) $(if $(WITH),--with $(WITH))
+	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(BUILD),--build) $(if $(MIXED),--mixed) $(if $(TO),--to $(TO)) \
+	$(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench figure1 tables table7 page clean
@@ -42,7 +43,7 @@ figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full siz
 	$(PY) scripts/nqp.py task=figure1
 
 # make table3 makes Table 3; configs/table has all. SCALE=digits makes it small, DRY=1 says what it would run. `python scripts/table.py
-# --help` explains these and the other options: SEEDS, LAUNCHER, DATA, IMAGES, DEVICE, MIXED, WITH.
+# --help` explains these and the other options: SEEDS, LAUNCHER, DATA, IMAGES, DEVICE, BUILD, MIXED, TO, WITH.
 $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 

@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from late_phase.command_line.hydra_jobs import as_dataclass, job, start
+from late_phase.methods import deep_ensemble
 from late_phase.runs.errors import error_of
 from late_phase.suites.config import EvaluateConfig, check
 
@@ -25,8 +26,8 @@ def error_file(composed: DictConfig) -> Path | None:
     """Where the error of a job goes; beside the results, if it names a run and a suite."""
     if composed.run is None or not Path(composed.run).is_dir():
         return None
-    seeds = [] if composed.seeds is None else list(composed.seeds)
-    folder = Path(composed.run) / f"seeds={','.join(map(str, seeds))}" if seeds else Path(composed.run)
+    run = Path(composed.run)
+    folder = run if composed.seeds is None else deep_ensemble.folder(run, sorted(set(composed.seeds)))
     return folder / "evaluation" / error_of(composed.suite)
 
 

@@ -14,6 +14,7 @@ from late_phase.support.paths import path_argument
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "configs" / "table"
+RESULTS = ROOT / "results"
 
 
 def main() -> None:
@@ -37,13 +38,17 @@ def main() -> None:
     )
     parser.add_argument("--launcher", default="basic", help="Hydra's: basic, joblib, ... (default: basic)")
     parser.add_argument("--outputs", type=path_argument, default=ROOT / "outputs", metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--to", type=path_argument, default=ROOT / "results", metavar="FOLDER", help="for tables/ and figures/")
+    parser.add_argument("--to", type=path_argument, default=RESULTS, metavar="FOLDER", help="for tables/ and figures/")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in known]:
         parser.error(f"{unknown[0]} is no table of {', '.join(known)}")
     scales = sorted(path.stem for path in (ROOT / "configs" / "scale").glob("*.yaml"))
     if arguments.scale and arguments.scale not in scales:
         parser.error(f"--scale {arguments.scale} is none of {', '.join(scales)}")
+    if (arguments.images is not None or arguments.extra) and arguments.to == RESULTS:
+        parser.error("--images and --with make other runs than those of results: say where to put the tables with --to FOLDER")
+    if arguments.images is not None and arguments.images < 0:
+        parser.error(f"--images {arguments.images} is no number of images: choose one from 1 on, or 0 for all")
     make(arguments)
 
 
@@ -66,25 +71,29 @@ def make(arguments: Namespace) -> None:
     device = [] if arguments.device is None else [f"runtime.device={arguments.device}"]
     outputs = arguments.outputs.resolve()  # scripts run elsewhere
     planner = Planner(ROOT / "configs", outputs, arguments.scale, [*device, *arguments.extra], of_images, arguments.seeds)
-    failed = False
-    for name in arguments.names:
-        table = read_table(TABLES / f"{name}.yaml")
-        planned = planner.plan(table)
-        print(f"{table.place}, {table.title}\n{summary(planned)}", flush=True)
+    tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
+    plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
+    for name, planned in plans.items():  # before any of them takes time
+        print(f"{tables[name].place}, {tables[name].title}\n{summary(planned)}", flush=True)
         if not arguments.mixed:
-            refuse_mixture(planned, training=not (arguments.dry or arguments.build))
-        if arguments.dry:
-            continue
+            refuse_mixture(planned, training=not arguments.build)
+    if arguments.dry:
+        return
+    failed, unfinished = False, 0
+    for name, table in tables.items():
+        planned, scale = plans[name].now(), table.scale(arguments.scale)
         if not arguments.build:
             for command in training(planned, arguments.launcher, outputs):
                 failed |= run(command)
             for command in evaluation(table, planned.now(), arguments.launcher):
                 failed |= run(command)
-        results = collected(table, planned.now())
-        files = write(table, results, name, arguments.to, arguments.scale, planner.changes(table))
+            planned = planned.now()
+            unfinished += sum(state != "done" for state in planned.jobs.values())
+        files = write(table, collected(table, planned, scale), name, arguments.to, scale, planner.changes(table))
         print(f"\n{files[0].read_text(encoding='utf-8')}\nin {', '.join(map(str, files))}", flush=True)
-    if failed:
-        sys.exit("error: not all runs ended well: the reasons are below each table.")
+    if failed or unfinished:
+        lacking = f"{unfinished} runs are not finished" if unfinished else "not all evaluations ended well"
+        sys.exit(f"error: {lacking}, the tables say which: start the same command again.")
 
 
 def run(command: list[str]) -> bool:

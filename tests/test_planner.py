@@ -14,6 +14,7 @@ from late_phase.command_line.overrides import as_in_sweeps
 from late_phase.command_line.plan import Plan, collected, refuse_mixture, summary
 from late_phase.command_line.planner import Planner
 from late_phase.reporting.table_config import Column, Row, Table, read_table, seeds_of
+from late_phase.reporting.tables import notes
 from late_phase.runs.provenance import code_digest
 from late_phase.support.errors import UserError
 
@@ -54,39 +55,44 @@ def test_rows_of_one_config_share_runs_whatever_their_names(tmp_path):
     base, other = Row("Base", "cifar10_wrn_base"), Row("Base 100", "cifar100_wrn_base")
     late, late_100 = Row("Late", "cifar10_wrn_lpbn"), Row("Late 100", "cifar100_wrn_lpbn")
     planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1])
-    planned = planner.plan(a_table(base, other, late, late_100))
+    planned = planner.plan([a_table(base, other, late, late_100)])[0]
     assert planned.rows["Base"] == planned.rows["Base 100"] and len(planned.jobs) == 6
     assert planned.folders["Base 100"] == tmp_path / "cifar10_wrn_base" / "scale=digits"
-    again = planner.plan(a_table(other))  # another table
-    assert again.rows["Base 100"] == planned.rows["Base"]
+    many = Row("Ten", "cifar100_wrn_base", seeds_at={"digits": [0, 1, 2, 3]})
+    few, more = Planner(CONFIGS, tmp_path, "digits").plan([a_table(base), a_table(many)])  # of two tables
+    assert set(few.jobs) < set(more.jobs) and more.folders["Ten"] == tmp_path / "cifar100_wrn_base" / "scale=digits"
     finish(planned)
-    later = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1]).plan(a_table(other))  # another day
+    later = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1]).plan([a_table(other)])[0]  # another day
     assert set(later.jobs.values()) == {"done"} and later.folders["Base 100"] == planned.folders["Base"]
-    more = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1, 2]).plan(a_table(other))
+    more = Planner(CONFIGS, tmp_path, "digits", seeds=[0, 1, 2]).plan([a_table(other)])[0]
     assert set(more.jobs.values()) == {"missing"}, "not all of its seeds are there"
-    at_paper = Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(base, other))
+    at_paper = Planner(CONFIGS, tmp_path, seeds=[0]).plan([a_table(base, other)])[0]
     assert len(at_paper.jobs) == 2
 
 
 def test_a_run_that_begins_from_another_is_planned_behind_it(tmp_path):
     row = Row("Late", "cifar100_wrn_pretrained_lpbn", ["late_phase.sigma0=0"], begins_from="cifar100_wrn_base")
-    planned = Planner(CONFIGS, tmp_path, "digits", seeds=[3]).plan(a_table(row))
+    planned = Planner(CONFIGS, tmp_path, "digits", seeds=[3]).plan([a_table(row)])[0]
     first, second = planned.jobs
     assert first.directory == tmp_path / "cifar100_wrn_base" / "scale=digits" / "seed=3"
     assert second.overrides[-1] == f"architecture.weights='{first.directory.parent}/seed=${{seed}}'"
     assert planned.rows["Late"] == [second] and "to begin from: +experiment=cifar100_wrn_base" in summary(planned)
     (one, other) = training(planned, "basic", tmp_path)
     assert "+experiment=cifar100_wrn_base" in one and "+experiment=cifar100_wrn_pretrained_lpbn" in other
-    inside = Planner(CONFIGS, ROOT / "outputs", seeds=[3]).plan(a_table(row))
+    (table9,) = Planner(CONFIGS, ROOT / "outputs").plan([read_table(CONFIGS / "table" / "table9.yaml")])
+    swept = [command[command.index("~hydra.callbacks.summary") + 1 :] for command in training(table9, "basic", ROOT / "outputs")]
+    assert swept[0] == ["+experiment=cifar100_wrn_base", "seed=0,1,2,3,4"], "no sweep has runs and what they begin from"
+    assert swept[1][0].startswith("+experiment=cifar100_wrn_pretrained_base,") and len(swept) == 2
+    inside = Planner(CONFIGS, ROOT / "outputs", seeds=[3]).plan([a_table(row)])[0]
     assert list(inside.jobs)[1].overrides == ("+experiment=cifar100_wrn_pretrained_lpbn", "late_phase.sigma0=0"), "its file says it"
 
 
 def test_what_a_scale_lacks_is_said(tmp_path):
     rows = (Row("Wide", "cifar10_wrn14_base", needs="WRN 28-14"), Row("Few", "cifar10_wrn_base", needs="few", met_at=["digits"]))
     planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0])
-    planned = planner.plan(a_table(*rows))
+    planned = planner.plan([a_table(*rows)])[0]
     assert planned.without == {"Wide": "it is about WRN 28-14, which +scale=digits puts something else for"}
-    assert not Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(*rows)).without
+    assert not Planner(CONFIGS, tmp_path, seeds=[0]).plan([a_table(*rows)])[0].without
 
 
 def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
@@ -98,7 +104,7 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
         ((), {}),
         (own, of_own),
     ):
-        planned = Planner(CONFIGS, tmp_path, of_images=of_images, seeds=[0]).plan(table)
+        planned = Planner(CONFIGS, tmp_path, of_images=of_images, seeds=[0]).plan([table])[0]
         assert planned.impossible["Base"] == {suite: f"dataset=image_folder has {what}" for suite, what in lacking.items()}
         finish(planned)
         commands = evaluation(table, planned.now(), "basic")
@@ -109,7 +115,7 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
 
 def test_an_evaluation_that_failed_is_told(tmp_path):
     table = a_table(Row("Base", "digits_lenet_base"), columns={"ood": Column("OOD AUROC", "auroc", "ood")})
-    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
+    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan([table])[0]
     finish(planned)
     (job,) = planned.jobs
     (job.directory / "evaluation").mkdir()
@@ -121,19 +127,17 @@ def test_versions_of_the_code_are_not_mixed(tmp_path):
     table = a_table(Row("Base", "digits_lenet_base"), Row("Late", "digits_lenet_lpbn"))
 
     def planned() -> Plan:
-        return Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
+        return Planner(CONFIGS, tmp_path, seeds=[0]).plan([table])[0]
 
-    finish(Planner(CONFIGS, tmp_path, seeds=[0]).plan(a_table(table.rows[0])), code="0123")
+    finish(Planner(CONFIGS, tmp_path, seeds=[0]).plan([a_table(table.rows[0])])[0], code="0123")
     refuse_mixture(planned(), training=False)
-    with pytest.raises(UserError, match=r"default/seed=0 was made by another version of the code .*0123.* --mixed"):
+    with pytest.raises(UserError, match=r"another version of the code .*1 by 0123, such as .*default/seed=0\).* --mixed"):
         refuse_mixture(planned(), training=True)  # Late would be by the present one
     finish(planned(), code=code_digest())
     for is_trained in (True, False):
         with pytest.raises(UserError, match="another version of the code"):
             refuse_mixture(planned(), training=is_trained)
-    from late_phase.reporting.tables import provenance
-
-    assert "mixed, by 2 versions of the code: 0123, " in provenance(collected(table, planned()))[1]
+    assert "mixed, by 2 versions of the code: 0123, " in notes(table, collected(table, planned()))[-1]
 
 
 def test_what_is_planned_is_what_hydra_composes(tmp_path):
@@ -150,8 +154,9 @@ def test_what_is_planned_is_what_hydra_composes(tmp_path):
             composed = compose("train", list(own))
         assert planner._compose(own) == composed
     assert planner._compose((experiment, "late_phase.K=5")).late_phase.weight_decay == pytest.approx(5 * 5e-4)
-    planned = planner.plan(a_table(Row("Wrong", "cifar10_wrn_base", ["late_phase.T00=1"]), Row("Wide", "cifar10_wrn14_base")))
-    assert "T00 is not a key of the config" in planned.without["Wrong"] and "architecture.width" in planned.without["Wide"]
+    for row, message in (("late_phase.T00=1", "T00 is not a key of the config"), ("architecture.width=3", "width is a key of")):
+        with pytest.raises(UserError, match=message):
+            planner.plan([a_table(Row("Wrong", "cifar10_wrn_base", [row]))])
 
 
 def test_sweeps_are_few():

@@ -21,9 +21,8 @@ def test_a_failed_job_says_why_until_it_is_started_again(main, tmp_path):
     assert error.read_text() == "late_phase.T0=300 is after the last epoch (1): choose an earlier one or more epochs.\n"
     assert "T0=300" in str(error)
     assert [path.name for path in error.parent.iterdir()] == [ERROR]
-    (error.parent / ERROR).write_text("of before")
     main(*fixed, "late_phase.T0=300")
-    assert error.read_text() == "of before", "a single run says it to the user"
+    assert not error.exists(), "a single run says it to the user"
 
 
 def test_what_is_no_mistake_of_the_user_is_named_by_its_kind(tmp_path):

@@ -22,9 +22,9 @@ from paper import NUMBERS, TABLES
 from late_phase.command_line.commands import evaluation, training
 from late_phase.command_line.plan import collected, summary
 from late_phase.command_line.planner import Planner
-from late_phase.reporting.numbers import Numbers, read_result
+from late_phase.reporting.numbers import read_result
 from late_phase.reporting.table_config import read_table
-from late_phase.reporting.tables import as_csv, as_latex, as_markdown, provenance
+from late_phase.reporting.tables import as_csv, as_latex, as_markdown, provenance, say
 from late_phase.support.errors import UserError
 
 pytestmark = pytest.mark.timeout(400)  # a table trains, by several processes
@@ -58,7 +58,7 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
-    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan(table)
+    planned = Planner(CONFIGS, tmp_path, seeds=[0]).plan([table])[0]
     assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}
@@ -94,7 +94,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def planned_again(made: tuple[Path, Path], seeds=(0, 1), **options) -> tuple:
     folder, outputs = made
     table = read_table(folder / "configs" / "table" / "mine.yaml")
-    return table, Planner(folder / "configs", outputs, "digits", SMOKE, seeds=seeds, **options).plan(table)
+    return table, Planner(folder / "configs", outputs, "digits", SMOKE, seeds=seeds, **options).plan([table])[0]
 
 
 def test_a_table_is_made_of_its_config_alone(made):
@@ -138,7 +138,7 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     assert "hydra/launcher=joblib" in command and "runtime.threads=1" in command
     assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
     results = collected(table, planned)
-    assert "(n = 1 of 2)" in as_markdown(table, results) and "paired" not in as_markdown(table, results)
+    assert "(n = 1 of 2)" in as_markdown(say(table, results)) and "paired" not in as_markdown(say(table, results))
 
 
 def test_runs_can_be_jobs_of_submitit(made, tmp_path):
@@ -180,7 +180,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
     page = (tmp_path / "to" / "tables" / "digits" / "bad.md").read_text(encoding="utf-8")
     assert "| failed" in page and re.search(r"\* Base, seed 0 failed: .*lower optimizer\.lr", page)
     table = read_table(folder / "configs" / "table" / "bad.yaml")
-    planned = Planner(folder / "configs", tmp_path, "digits", [*SMOKE, "optimizer.lr=1e30"], seeds=[0]).plan(table)
+    planned = Planner(folder / "configs", tmp_path, "digits", [*SMOKE, "optimizer.lr=1e30"], seeds=[0]).plan([table])[0]
     assert set(planned.jobs.values()) == {"failed"} and len(training(planned, "basic", tmp_path)) == 1, "it is tried again"
 
 
@@ -211,27 +211,34 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
             record["metrics"]["single"]["test_accuracy"] = (0.7741 if "base" in str(path) else 0.7) + seed / 10_000
             path.write_text(json.dumps(record))
     table, planned = planned_again((folder, outputs))
-    page = as_markdown(table, collected(table, planned))
+    page = as_markdown(say(table, collected(table, planned)))
     assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
     assert "* Late against Base, test accuracy (%): -7.41, paired by seed, n = 2: no test, as the spread over seeds is 0" in page
     nothing = replace(planned, jobs=dict.fromkeys(planned.jobs, "missing"))
     record = collected(table, planned)["Base"].records[0]
     for commit, told in (("0123456789abcdef", "0123456789ab"), ("0123456789abcdef-dirty", "0123456789ab-dirty"), (None, "unknown")):
-        assert provenance({"a": Numbers({}, [record | {"git_commit": commit}], 1, 1)})[0].endswith(f"by commit {told}.")
+        assert provenance([record | {"git_commit": commit}])[0].endswith(f"by commit {told}.")
     assert as_csv(table, collected(table, nothing)).count(",,,0,") == 8
-    assert "missing" in as_latex(table, collected(table, nothing))
+    assert "missing" in as_latex(say(table, collected(table, nothing)))
 
 
-def test_results_that_a_user_has_chosen_are_not_a_tables(tmp_path):
-    """The mean AUROC over other datasets is another number."""
-    path = tmp_path / "seed=0" / "evaluation" / "ood.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"metrics": {}}))
-    assert read_result(tmp_path, [0], "ood") == {"metrics": {}}
-    for content in (json.dumps({"metrics": {}, "ood": ["noise"]}), "{"):
-        path.write_text(content)
-        assert read_result(tmp_path, [0], "ood") is None
-    assert read_result(tmp_path, [0, 1], "ood") is None
+def test_results_are_of_the_runs_that_are_there(tmp_path):
+    """Not of runs that were there before, and not of what a user has chosen: over other datasets it is another AUROC."""
+    for seed in (0, 1):
+        (tmp_path / f"seed={seed}").mkdir()
+        (tmp_path / f"seed={seed}" / "metrics.json").write_text(json.dumps({"seconds": 1.25 + seed, "metrics": {"single": {}}}))
+    for seeds, together, folder, took in (
+        ([0], False, "seed=0", 1.25),
+        ([0, 1], True, "seeds=0,1", 3.5),
+        ([1], True, "seeds=1", 2.25),
+    ):
+        path = tmp_path / folder / "evaluation" / "ood.json"
+        path.parent.mkdir(parents=True)
+        assert read_result(tmp_path, seeds, "ood", together) is None
+        good = {"metrics": {}, "seconds": took}
+        for record, found in ((good, good), (good | {"ood": ["noise"]}, None), (good | {"seconds": took + 0.5}, None), ("{", None)):
+            path.write_text(record if isinstance(record, str) else json.dumps(record))
+            assert read_result(tmp_path, seeds, "ood", together) == found
 
 
 def test_the_papers_number_of_seeds_is_that_of_its_table(made, tmp_path):
@@ -239,7 +246,7 @@ def test_the_papers_number_of_seeds_is_that_of_its_table(made, tmp_path):
     folder, outputs = made
     table = read_table(folder / "configs" / "table" / "mine.yaml")
     planner = Planner(folder / "configs", outputs, "digits", SMOKE, seeds=[0])
-    found = collected(table, planner.plan(table))
+    found = collected(table, planner.plan([table])[0])
     assert (found["Base"].wanted, found["Base"].published, found["Deep ensemble"].published) == (1, 2, 1)
     assert planner.changes(table) == ["+scale=digits", "+debug=smoke"]
 

@@ -26,11 +26,15 @@ def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
     quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
     how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet, "~hydra.callbacks.summary"]  # the table is the summary
     left = planned.by_overrides("begun", "failed", "missing")
-    return [["train.py", "-m", *how, *sweep] for sweep in sweeps({own: [job.seed for job in jobs] for own, jobs in left.items()})]
+    commands = []
+    for begins_from_another in (False, True):  # a launcher may start all jobs of a sweep at once
+        own = {key: [job.seed for job in jobs] for key, jobs in left.items() if jobs[0].begins_from_another == begins_from_another}
+        commands += [["train.py", "-m", *how, *sweep] for sweep in sweeps(own)]
+    return commands
 
 
 def sweeps(left: Mapping[Sequence[str], Sequence[int]]) -> list[list[str]]:
-    """Overrides -> seeds, as few sweeps as can be: one for all that differ only in the first override, or only in the last.
+    """Overrides -> seeds, as few sweeps as can be: together is what differs in the first override only, then in the last only.
 
     Starting a sweep takes as long as a small run.
     """
@@ -67,7 +71,7 @@ def evaluation(table: Table, planned: Plan, launcher: str) -> list[list[str]]:
             if not row.together:
                 left = [folder / f"seed={seed}" for seed in done if read_result(folder, [seed], suite) is None]
                 runs.setdefault(suite, []).extend(left)
-            elif done == seeds and read_result(folder, seeds, suite) is None:
+            elif done == seeds and read_result(folder, seeds, suite, together=True) is None:
                 commands.append(["scripts/evaluate.py", "-m", f"run={literal(str(folder))}", f"seeds={seeds}", f"suite={suite}"])
     for suite, paths in runs.items():
         if named := ",".join(literal(str(path)) for path in dict.fromkeys(paths)):  # rows share runs

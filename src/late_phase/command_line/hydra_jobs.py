@@ -105,10 +105,12 @@ def job(error: Path | None = None) -> Iterator[None]:
     """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end.
 
     Args:
-        error: the file that then says why the job failed, until it is started again; without a folder for it none is written.
+        error: the file that, in a sweep, says why the job failed, until it is started again.
     """
     load_plugins()  # a launcher may have started the job in a process of its own
     if HydraConfig.get().mode == RunMode.RUN:
+        if error is not None:
+            error.unlink(missing_ok=True)
         with errors_in_one_sentence(), explained():
             yield
     else:

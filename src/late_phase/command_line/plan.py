@@ -30,6 +30,7 @@ class Job:
         directory: the run's.
         expected: hash of the config that it has to have.
         epochs: how long it is.
+        begins_from_another: whether it needs another run to be finished.
     """
 
     overrides: tuple[str, ...]
@@ -37,6 +38,7 @@ class Job:
     directory: Path
     expected: str
     epochs: int
+    begins_from_another: bool = False
 
     def state(self) -> str:
         """One of :data:`STATES`, as it is now.
@@ -59,8 +61,11 @@ class Job:
             return "running"
 
     def error(self) -> str:
-        """Why it failed."""
-        return RunDirectory(self.directory).error.read_text(encoding="utf-8").strip()
+        """Why it failed; empty if it has been started again since."""
+        try:
+            return RunDirectory(self.directory).error.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,11 @@ def refuse_mixture(planned: Plan, training: bool) -> None:
     if training and set(planned.jobs.values()) - {"done", "running", "stale"}:
         codes.setdefault(code_digest(), [])
     if len(codes) > 1:
-        run = next(runs[0] for code, runs in codes.items() if code != code_digest())
+        old = [(code, runs) for code, runs in codes.items() if code != code_digest()]
+        told = "; ".join(f"{len(runs)} by {code}, such as {runs[0]}" for code, runs in old)
         raise UserError(
-            f"{run} was made by another version of the code than others of this table ({', '.join(codes)}): move it away, and "
-            "it is trained again, or mix them with --mixed; the table will say so."
+            f"runs were made by another version of the code than the others of this table ({told}): move them away, and they are "
+            "trained again, or mix them with --mixed; the table will say so."
         )
 
 
@@ -154,12 +160,12 @@ def seconds_per_epoch(done: Sequence[Job]) -> float:
     return statistics.mean(RunDirectory(job.directory).read_metrics()["seconds"] / job.epochs for job in done)
 
 
-def collected(table: Table, planned: Plan) -> dict[str, Numbers]:
-    """The numbers of all rows, of the runs that are finished."""
+def collected(table: Table, planned: Plan, scale: str = "") -> dict[str, Numbers]:
+    """The numbers of all rows, of the runs that are finished, at a scale, which is empty for the paper's."""
     found = {}
     for row in table.rows:
         done = [job.seed for job in planned.in_state(row.name, "done")]
-        numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done)
+        numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done, scale)
         failed = {f"seed {job.seed}": job.error() for job in planned.in_state(row.name, "failed")}
         lacking = planned.impossible.get(row.name, {})
         found[row.name] = replace(

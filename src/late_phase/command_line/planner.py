@@ -1,4 +1,4 @@
-"""Plans tables one after the other: what a run's config is, where it belongs, and which rows share it."""
+"""Plans tables: what the config of each run is, where the run belongs, and which rows share it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from late_phase.config.choices import CHOICES
 from late_phase.config.identity import config_hash
 from late_phase.config.training import TrainConfig
 from late_phase.reporting.table_config import Row, Table, seeds_of
-from late_phase.support.errors import UserError
 
 Overrides = tuple[str, ...]
 
@@ -47,73 +46,98 @@ class Planner:
     of_images: Sequence[str] = ()
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
-    _planned: dict[str, Job] = field(default_factory=dict)
+    _owners: dict[str, Overrides] = field(default_factory=dict)  # hash of a config -> the overrides that name its folder
 
     def overrides(self, table: Table) -> list[str]:
         """What all runs of a table have in common."""
-        own = table.scales.get(self.scale)  # of another kind of data
-        scale = [f"+scale={own or self.scale}"] if self.scale else []
-        return [*map(as_in_sweeps, [*scale, *([] if own else self.of_images), *self.extra])]
+        scale = table.scale(self.scale)
+        of_images = self.of_images if scale == self.scale else []
+        return [*map(as_in_sweeps, [*([f"+scale={scale}"] if scale else []), *of_images, *self.extra])]
 
     def changes(self, table: Table) -> list[str]:
         """Those of them by which the runs compute something else than the paper's."""
         return [override for override in self.overrides(table) if variant([override]) != variant([])]
 
-    def plan(self, table: Table) -> Plan:
-        """The runs of a table.
+    def plan(self, tables: Sequence[Table]) -> list[Plan]:
+        """The runs of tables, of which rows of one config share those of the row with the most seeds.
 
         Raises:
-            UserError: a file of a run is damaged.
+            UserError: a row can't be, or a file of a run is damaged.
         """
+        rows = [(table, row) for table in tables for row in table.rows if not self._without(row)]
+        rows.sort(key=lambda own: -len(self._seeds(*own)))
+        for own in rows:
+            self._own(self._base(*own) if own[1].begins_from else self._row(*own))
+        for own in rows:
+            self._own(self._row(*own))  # it is known by now where the runs are that others begin from
+        return [self._plan(table) for table in tables]
+
+    def _own(self, overrides: Overrides) -> None:
+        """The first overrides of a config name its folder."""
+        self._owners.setdefault(config_hash(self._config(overrides, 0)), overrides)
+
+    def _plan(self, table: Table) -> Plan:
         planned = Plan()
         for row in table.rows:
-            planned.seeds[row.name] = list(self.seeds or seeds_of(table, row, self.scale))
+            planned.seeds[row.name] = seeds = self._seeds(table, row)
             planned.rows[row.name] = []
             planned.folders[row.name] = self.outputs / row.experiment  # where nothing is
-            try:
-                self._add(planned, table, row)
-            except UserError as error:
-                planned.without[row.name] = str(error)
-        planned.jobs.update({job: job.state() for job in planned.jobs})
-        return planned
+            if reason := self._without(row):
+                planned.without[row.name] = reason
+                continue
+            overrides = self._row(table, row)
+            before = self._jobs(self._base(table, row), seeds) if row.begins_from else []
+            planned.rows[row.name] = jobs = self._jobs(overrides, seeds, begins_from_another=bool(before))
+            planned.jobs.update(dict.fromkeys([*before, *jobs], "missing"))
+            planned.folders[row.name] = jobs[0].directory.parent
+            dataset = self._compose(overrides).dataset.name
+            suites = {column.suite for column in table.columns.values()} & NEEDED_BY.keys()
+            lacking = {suite: NEEDED_BY[suite][1] for suite in suites if dataset not in NEEDED_BY[suite][0]}
+            planned.impossible[row.name] = {suite: f"dataset={dataset} has {what}" for suite, what in lacking.items()}
+        return planned.now()
 
-    def _add(self, planned: Plan, table: Table, row: Row) -> None:
+    def _without(self, row: Row) -> str:
+        """Why a row has no runs; empty if it has."""
         if not row.experiment:
-            raise UserError("nothing is trained")
+            return "nothing is trained"
         if self.scale and row.needs and self.scale not in row.met_at:
-            raise UserError(f"it is about {row.needs}, which +scale={self.scale} puts something else for")
-        seeds, common = planned.seeds[row.name], self.overrides(table)
-        overrides: Overrides = (f"+experiment={row.experiment}", *common, *map(as_in_sweeps, row.overrides))
+            return f"it is about {row.needs}, which +scale={self.scale} puts something else for"
+        return ""
+
+    def _seeds(self, table: Table, row: Row) -> list[int]:
+        return sorted(set(self.seeds or seeds_of(table, row, self.scale)))
+
+    def _base(self, table: Table, row: Row) -> Overrides:
+        """Of the runs that a row's begin from."""
+        return (f"+experiment={row.begins_from}", *self.overrides(table))
+
+    def _row(self, table: Table, row: Row) -> Overrides:
+        overrides = (f"+experiment={row.experiment}", *self.overrides(table), *map(as_in_sweeps, row.overrides))
         if row.begins_from:
-            before = self._jobs((f"+experiment={row.begins_from}", *common), row.begins_from, seeds)
-            planned.jobs.update(dict.fromkeys(before, "missing"))
-            weights = f"{self._shown(before[0].directory.parent)}/seed=${{seed}}"
+            before = self._folder(self._base(table, row), self._seeds(table, row))
+            weights = f"{self._shown(before)}/seed=${{seed}}"
             if OmegaConf.to_container(self._compose(overrides))["architecture"]["weights"] != weights:
                 overrides += (f"architecture.weights={literal(weights)}",)
-        jobs = self._jobs(overrides, row.experiment, seeds)
-        dataset = self._compose(overrides).dataset.name
-        suites = {column.suite for column in table.columns.values()} & NEEDED_BY.keys()
-        lacking = {suite: NEEDED_BY[suite][1] for suite in suites if dataset not in NEEDED_BY[suite][0]}
-        planned.impossible[row.name] = {suite: f"dataset={dataset} has {what}" for suite, what in lacking.items()}
-        planned.folders[row.name] = jobs[0].directory.parent
-        planned.rows[row.name] = jobs
-        planned.jobs.update(dict.fromkeys(jobs, "missing"))
+        return overrides
 
-    def _jobs(self, overrides: Overrides, experiment: str, seeds: Sequence[int]) -> list[Job]:
-        """A run for each seed; those of another row, or of a table before, if all of them have the same config in one folder."""
+    def _jobs(self, overrides: Overrides, seeds: Sequence[int], begins_from_another: bool = False) -> list[Job]:
+        """A run for each seed."""
+        folder, epochs = self._folder(overrides, seeds), self._config(overrides, seeds[0]).epochs
+        owner = self._owners.get(config_hash(self._config(overrides, 0)), overrides)
         hashes = {seed: config_hash(self._config(overrides, seed)) for seed in seeds}
-        own = self.outputs / experiment / variant(list(overrides))
+        return [
+            Job(owner, seed, folder / f"seed={seed}", expected, epochs, begins_from_another) for seed, expected in hashes.items()
+        ]
+
+    def _folder(self, overrides: Overrides, seeds: Sequence[int]) -> Path:
+        """Where runs of a config are; those of another name if all of them are finished, and none is here."""
+        owner = self._owners.get(config_hash(self._config(overrides, 0)), overrides)
+        own = self.outputs / owner[0].partition("=")[2] / variant(list(owner))
         if not any((own / f"seed={seed}").exists() for seed in seeds):
-            shared = [self._planned.get(expected) for expected in hashes.values()]
-            if all(shared) and len({job.directory.parent for job in shared}) == 1:
-                return shared
-            folders = {self._finished.get(expected) for expected in hashes.values()}
+            folders = {self._finished.get(config_hash(self._config(overrides, seed))) for seed in seeds}
             if len(folders) == 1 and None not in folders:
-                own = folders.pop()
-        epochs = self._config(overrides, seeds[0]).epochs
-        jobs = [Job(overrides, seed, own / f"seed={seed}", expected, epochs) for seed, expected in hashes.items()]
-        self._planned |= {job.expected: job for job in jobs}
-        return jobs
+                return folders.pop()
+        return own
 
     @cached_property
     def _finished(self) -> dict[str, Path]:

@@ -19,6 +19,9 @@ from late_phase.support.errors import UserError, first_line
 VERDICTS = ("reproduced", "within noise", "contradicted", "not tested")
 """Of a claim at a scale: p < 0.05 as the paper says; p ≥ 0.05; p < 0.05 against what the paper says; no p."""
 
+SAME = ("+scale=", "dataset=image_folder", "dataset.root=")
+"""Overrides of a table's runs that leave its claims what they are: the scale, and where its images come from."""
+
 DIRECTIONS = ("better", "worse", "not better", "not worse")
 
 
@@ -124,6 +127,16 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
     if found is None:
         return Finding("not tested", _why_not(claim, record))
     rows = {row["name"]: row for row in record["rows"]}
+    lacking = [
+        f"n = {number} of {rows[name]['wanted']}"
+        for name, values in ((name, rows[name]["values"][claim.column]) for name in (claim.row, claim.against))
+        if (number := len(values)) < rows[name]["wanted"]
+    ]
+    changes = [own for own in record["changes"] if not own.startswith(SAME)]
+    if changes:
+        return Finding("not tested", f"the table is made with {' '.join(changes)}")
+    if lacking:  # who looks early may find what isn't there
+        return Finding("not tested", f"so far {lacking[0]}")
     column, digits = record["columns"][claim.column], record["columns"][claim.column]["digits"]
     difference = Difference(found["mean"], found["interval"], found["p"], tuple(found["n"]), found["paired"])
     words = verdict(difference, column["more_is_better"])
@@ -135,9 +148,7 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
         low, high = difference.interval
         told = f"{difference.mean:+.{digits}f} (95 %: {low:+.{digits}f} to {high:+.{digits}f}; the bound is {bound:.{digits}f})"
     seeds = f"{difference.n[0]}" if difference.paired else f"{difference.n[0]} and {difference.n[1]}"
-    wanted = min(rows[name]["wanted"] for name in (claim.row, claim.against))
-    some = f" of {wanted}" if difference.paired and difference.n[0] < wanted else ""
-    return Finding(_side(claim.direction, difference, bound, column["more_is_better"]), f"{told}, n = {seeds}{some}")
+    return Finding(_side(claim.direction, difference, bound, column["more_is_better"]), f"{told}, n = {seeds}")
 
 
 def _side(direction: str, difference: Difference, bound: float, more_is_better: bool) -> str:

@@ -20,20 +20,24 @@ FORMATS = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
 def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]:
     """Draws a panel for each column: mean and sample standard deviation over seeds against ``table.figure``.
 
-    A line is a row whose numbers are lines, or rows of the same ``line``, each at its ``x``.
+    A line is a row whose numbers are lines, or it is of all rows, each at its ``x``.
 
     Returns:
-        Its files, ``path`` with the endings ``.svg`` and ``.png``.
+        Its files, ``path`` with the endings ``.svg`` and ``.png``; none, and those of before are removed, if there are no numbers.
     """
     import matplotlib as mpl
 
     shown = {
         key: lines for key in table.columns if (lines := {line: own for line, own in lines_of(table, results, key).items() if own})
     }
+    files = [path.with_name(f"{path.name}.{ending}") for ending in FORMATS]
+    if not shown:
+        for file in files:
+            file.unlink(missing_ok=True)
+        return []
     figure = Figure(figsize=(5.5 * len(shown), 4), layout="constrained")
     for axes, (key, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        panel(axes, lines, table.figure, table.columns[key].title)
-    files = [path.with_name(f"{path.name}.{ending}") for ending in FORMATS]
+        panel(axes, lines, table.figure, table.columns[key].axis or table.columns[key].title)
     with mpl.rc_context({"svg.hashsalt": "late-phase"}):
         for file, (ending, options) in zip(files, FORMATS.items(), strict=True):
             with atomic(file) as partial:
@@ -51,7 +55,7 @@ def lines_of(table: Table, results: Mapping[str, Numbers], key: str) -> dict[str
             common = [x for x in own[0] if all(x in line for line in own)] if own else []
             lines[row.name] = {x: Summary.of([line[x] for line in own]) for x in common}
         elif row.x is not None and numbers.values[key]:
-            lines.setdefault(row.line, {})[row.x] = Summary.of(list(numbers.values[key].values()))
+            lines.setdefault("", {})[row.x] = Summary.of(list(numbers.values[key].values()))
     return lines
 
 
@@ -61,7 +65,9 @@ def panel(axes: Axes, lines: Mapping[str, Mapping[float, Summary]], x_title: str
         xs = sorted(points)
         means, spreads = [points[x].mean for x in xs], [points[x].std or 0.0 for x in xs]
         marker = "o" if len(xs) < 30 else ""
-        axes.plot(xs, means, color=f"C{number}", marker=marker, markersize=4, label=f"{name} (n = {points[xs[0]].n})".strip())
+        seeds = sorted({summary.n for summary in points.values()})
+        n = f"n = {seeds[0]}" if len(seeds) == 1 else f"n = {seeds[0]} to {seeds[-1]}"
+        axes.plot(xs, means, color=f"C{number}", marker=marker, markersize=4, label=f"{name} ({n})" if name else n)
         low, high = ([mean + sign * std for mean, std in zip(means, spreads, strict=True)] for sign in (-1, 1))
         axes.fill_between(xs, low, high, color=f"C{number}", alpha=0.2, linewidth=0)
     axes.set_xlabel(x_title)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from late_phase.reporting.table_config import Column, Row, Table
+from late_phase.methods import deep_ensemble
+from late_phase.reporting.table_config import Column, Row, Table, seeds_of
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.errors import error_of
 from late_phase.support.files import read_json
@@ -22,7 +24,7 @@ class Numbers:
     """What there is of a row.
 
     Attributes:
-        values: key of a column -> seed -> value, in the column's unit; of a line its last number.
+        values: key of a column -> seed -> value, in the column's unit; of a line its last number or its mean.
         lines: key of a column whose numbers are lines -> seed -> all of them.
         records: what they come from.
         wanted: how many values there should be.
@@ -47,29 +49,35 @@ def code_of(record: Mapping[str, Any]) -> str:
     return record.get("code", "unknown")
 
 
-def results_in(folder: Path, seeds: Sequence[int]) -> Path:
-    """Where results of suites on a run in ``folder`` are, or with several seeds on their deep ensemble."""
-    name = f"seeds={','.join(map(str, seeds))}" if len(seeds) > 1 else f"seed={seeds[0]}"
-    return folder / name / "evaluation"
+def results_in(folder: Path, seeds: Sequence[int], together: bool) -> Path:
+    """Where results of suites on the run of a seed in ``folder`` are, or on the deep ensemble of several."""
+    return (deep_ensemble.folder(folder, seeds) if together else folder / f"seed={seeds[0]}") / "evaluation"
 
 
-def read_result(folder: Path, seeds: Sequence[int], suite: str) -> dict[str, Any] | None:
-    """The record of a suite's results; None if there is none, or a damaged one, or one of what a user has chosen."""
+def read_result(folder: Path, seeds: Sequence[int], suite: str, together: bool = False) -> dict[str, Any] | None:
+    """The record of a suite's results on finished runs; None if there is none, or a damaged one, one of runs that were there before
+    these, or one of what a user has chosen."""
     try:
-        record = read_json(results_in(folder, seeds) / f"{suite}.json")
+        record = read_json(results_in(folder, seeds, together) / f"{suite}.json")
     except ValueError:
         return None
-    return None if record is None or "ood" in record else record
+    if record is None or "ood" in record:
+        return None
+    # A record has the seconds of its runs, to the millisecond, added up: no others took just as long.
+    took = sum(RunDirectory(folder / f"seed={seed}").read_metrics()["seconds"] for seed in seeds)
+    return record if abs(record["seconds"] - took) < 0.001 * len(seeds) else None
 
 
-def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int]) -> Numbers:
+def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int], scale: str = "") -> Numbers:
     """The numbers of a row from the runs in ``folder/seed=<n>``; those of a deep ensemble are one number, under its first seed.
 
     Args:
         done: seeds of finished runs with the row's config; others have no part.
+        scale: for the number of seeds that there should be.
     """
     groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
-    found = Numbers({key: {} for key in table.columns}, [], len(groups), 1 if row.together else len(row.seeds or table.seeds))
+    wanted, published = (1, 1) if row.together else (len(seeds_of(table, row, scale)), len(row.seeds or table.seeds))
+    found = Numbers({key: {} for key in table.columns}, [], wanted, published)
     for group in groups:
         runs = [RunDirectory(folder / f"seed={seed}") for seed in group if seed in done]
         own = [run.read_metrics() for run in runs]
@@ -79,17 +87,21 @@ def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Co
         for key, column in table.columns.items():
             if column.x == "epoch":
                 line = _history(runs[0].history, column)
+                if not line:
+                    lacking = f"{runs[0].history} has no {column.metric}: move the run away to train it again."
+                    found.failed[f"seed {group[0]}"] = lacking
             else:
                 suite = column.suite or ("accuracy" if row.together else "")
-                record = read_result(folder, group, suite) if suite else own[0]
-                if record is None and (error := results_in(folder, group) / error_of(suite)).exists():
+                record = read_result(folder, group, suite, row.together) if suite else own[0]
+                if record is None and (error := results_in(folder, group, row.together) / error_of(suite)).exists():
                     found.failed[f"seed {group[0]}, suite={suite}"] = error.read_text(encoding="utf-8").strip()
                 line = _line(record, column, row.predictor)
                 if record is not None and not line:
                     where = f"suite={suite} on dataset={record['dataset']}" if suite else "a run"
                     found.impossible[key] = f"{where} gives no {column.metric}"
             if line:
-                found.values[key][group[0]] = list(line.values())[-1]
+                numbers = list(line.values())
+                found.values[key][group[0]] = statistics.mean(numbers) if column.mean else numbers[-1]
                 if column.x:
                     found.lines.setdefault(key, {})[group[0]] = line
     return found

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from late_phase.reporting.claims import VERDICTS, Claim, Finding, judge, read_claims
-from late_phase.reporting.numbers import Numbers
 from late_phase.reporting.statistics import LEVEL
 from late_phase.reporting.table_config import Table, read_table
-from late_phase.reporting.tables import of_paper, provenance
+from late_phase.reporting.table_files import PAPER
+from late_phase.reporting.tables import Said, of_paper, provenance
 from late_phase.support.errors import UserError
-
-PAPER = "paper"
-"""The scale of tables that are in no folder of a scale."""
 
 RULES = (
     "A claim is one comparison of two rows of a table, seed by seed where they have seeds in common. It is **reproduced** where "
@@ -42,21 +39,15 @@ class Made:
 
     Attributes:
         file: its Markdown file, below the folder of results, without the ending.
-        heading: place and title.
-        said: by what our runs differ from the paper's.
-        rows: cells; the first row has the titles.
-        findings, notes: lines; what differs, and how often it does which way; what has to be said of the numbers.
-        figure: whether there is a picture of it.
+        said: what it says.
+        counted: how often rows differ which way.
+        figure: its picture, below the folder of results; empty if there is none.
         record: of :func:`late_phase.reporting.table_files.as_record`.
     """
 
     file: str
-    heading: str
-    said: str
-    rows: list[list[str]]
-    findings: list[str]
+    said: Said
     counted: str
-    notes: list[str]
     figure: str
     record: dict[str, Any]
 
@@ -159,23 +150,16 @@ def read_page(results: Path, root: Path) -> Page:
 def _read_table(path: Path, results: Path) -> Made:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        text = path.with_suffix(".md").read_text(encoding="utf-8")
-        heading, *lines = text.splitlines()
-        items = [line.removeprefix("* ") for line in lines if line.startswith("* ")]
         figure = Path("figures", path.relative_to(results / "tables")).with_suffix(".svg")
         return Made(
             file=path.relative_to(results).with_suffix("").as_posix(),
-            heading=heading.removeprefix("# "),
-            said=" ".join(line for line in lines if line and line[0] not in "|*"),
-            rows=pipe_table(lines),
-            findings=[item for item in items if item not in record["notes"]],
+            said=Said(**record["said"]),
             counted=_counted(record),
-            notes=record["notes"],
             figure=figure.as_posix() if (results / figure).exists() else "",
             record=record,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no table with its Markdown beside it ({error}): make it anew, or delete it.") from error
+        raise UserError(f"{path} is no table ({error}): make it anew, or delete it.") from error
 
 
 def pipe_table(lines: Sequence[str]) -> list[list[str]]:
@@ -211,7 +195,8 @@ def _scale(name: str, what: str, made: Mapping[str, Made], tables: Mapping[str, 
     for key, table in sorted(tables.items(), key=lambda item: _order(item[1].place) or (True, 0)):
         if _order(table.place) and (reason := _lacks(made[key].record if key in made else None)):
             missing.setdefault(reason, []).append(table.place)
-    ran = provenance({name: Numbers({}, runs, 0, 0)})
+    distinct = {json.dumps(run, sort_keys=True): run for run in runs}  # tables share runs
+    ran = provenance([*distinct.values()])
     return Scale(name, what, shown, ran, {", ".join(places): reason for reason, places in missing.items()})
 
 
@@ -242,7 +227,10 @@ def _judged(claim: Claim, table: Table, made: Mapping[str, Mapping[str, Made]]) 
 
 
 def _first_heading(path: Path) -> str:
-    return next(line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ")
+    raise UserError(f"{path} has no heading: give it one, # and a title.")
 
 
 def read_faithfulness(path: Path) -> tuple[str, list[list[str]]]:

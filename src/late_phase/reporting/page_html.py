@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from late_phase.reporting.page import OTHERS, PAPER, RULES, Judged, Made, Page, Scale
+from late_phase.reporting.page import OTHERS, RULES, Judged, Made, Page, Scale
 from late_phase.reporting.page_style import SCRIPT, STYLE
+from late_phase.reporting.table_files import PAPER
 
 TITLE = "Late-phase weights: what we measured"
 INTRODUCTION = (
@@ -144,14 +145,14 @@ def _scale(scale: Scale, folder: Path) -> list[str]:
 
 
 def _table(table: Made, folder: Path) -> str:
-    parts = [f'<h3 id="{_safe(table.file)}">{_safe(table.heading)}</h3>', _box(table.rows)]
+    parts = [f'<h3 id="{_safe(table.file)}">{_safe(table.said.heading)}</h3>', _box(table.said.cells)]
     if table.figure:
         picture = base64.b64encode((folder / table.figure).read_bytes()).decode()
-        parts.append(f'<img src="data:image/svg+xml;base64,{picture}" alt="{_safe(table.heading)}">')
-    if table.findings:
+        parts.append(f'<img src="data:image/svg+xml;base64,{picture}" alt="{_safe(table.said.heading)}">')
+    if table.said.findings:
         title = f"Differences: {table.counted}" if table.counted else "Differences"
-        parts.append(_folded(title, _list(table.findings)))
+        parts.append(_folded(title, _list(table.said.findings)))
     files = ", ".join(f'<a href="{_safe(table.file)}.{ending}">{ending}</a>' for ending in ("md", "csv", "tex", "json"))
-    said = [table.said] if table.said else []
-    parts.append(_folded("Notes", f"{_list([*said, *table.notes])}<p>The table as {files}.</p>"))
+    changes = [table.said.changes] if table.said.changes else []
+    parts.append(_folded("Notes", f"{_list([*changes, *table.said.notes])}<p>The table as {files}.</p>"))
     return "".join(parts)

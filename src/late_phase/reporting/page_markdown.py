@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from late_phase.reporting.page import OTHERS, PAPER, RULES, Judged, Made, Page
+from late_phase.reporting.page import OTHERS, RULES, Judged, Made, Page
 from late_phase.reporting.runs import markdown
+from late_phase.reporting.table_files import PAPER
 
 INTRODUCTION = (
     "Numbers here come from runs of this repository, beside those of the paper, which are called so. `make page` makes this page "
@@ -63,14 +64,14 @@ def _row(claim: Judged, page: Page) -> list[str]:
 
 
 def _table(table: Made) -> list[str]:
-    lines = [f"### {table.heading}", "", *([table.said, ""] if table.said else []), markdown(table.rows), ""]
+    said = table.said
+    lines = [f"### {said.heading}", "", *([said.changes, ""] if said.changes else []), markdown(said.cells), ""]
     if table.figure:
-        lines += [f"![{table.heading}]({table.figure})", ""]
-    if table.findings:
-        lines += _folded(
-            f"Differences: {table.counted}" if table.counted else "Differences", [f"* {line}" for line in table.findings]
-        )
-    notes = [f"* {line}" for line in table.notes]
+        lines += [f"![{said.heading}]({table.figure})", ""]
+    if said.findings:
+        title = f"Differences: {table.counted}" if table.counted else "Differences"
+        lines += _folded(title, [f"* {line}" for line in said.findings])
+    notes = [f"* {line}" for line in said.notes]
     files = " ".join(f"[{ending}]({table.file}.{ending})" for ending in ("md", "csv", "tex", "json"))
     return lines + _folded("Notes", [*notes, f"* The table as {files}."])
 

@@ -26,7 +26,8 @@ class Column:
             record itself.
         suite: by which it is evaluated; empty for what the end of a run measures.
         x: if the metric is a line of numbers, what they are over: ``epoch`` of a column of ``history.csv``, or a key beside the
-            metric. A table has the line's last number.
+            metric. A table has the line's last number, or with ``mean`` the mean of all.
+        axis: title of the y axis where it is another one.
         factor: from the metric's unit to the title's.
         digits: behind the decimal point.
     """
@@ -35,6 +36,8 @@ class Column:
     metric: str = MISSING
     suite: str = ""
     x: str = ""
+    mean: bool = False
+    axis: str = ""
     record: bool = False
     factor: float = 1.0
     digits: int = 2
@@ -55,7 +58,7 @@ class Row:
         together: whether the runs are evaluated as one deep ensemble.
         against: name of the row that this one is compared with.
         paper: key of a column -> the paper's mean and, if there is one, its spread.
-        x: where the row stands in the figure, on the line called ``line``.
+        x: where the row stands in the figure.
     """
 
     name: str = MISSING
@@ -71,7 +74,6 @@ class Row:
     against: str = ""
     paper: dict[str, list[float]] = field(default_factory=dict)
     x: float | None = None
-    line: str = ""
     note: str = ""
 
     def suites(self, columns: Mapping[str, Column]) -> list[str]:
@@ -99,6 +101,10 @@ class Table:
     notes: list[str] = field(default_factory=list)
     scales: dict[str, str] = field(default_factory=dict)
     figure: str = ""
+
+    def scale(self, chosen: str) -> str:
+        """The scale that it is made at where this one was chosen, which is empty for the paper's."""
+        return self.scales.get(chosen, chosen)
 
 
 def seeds_of(table: Table, row: Row, scale: str) -> list[int]:

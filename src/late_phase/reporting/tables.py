@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,25 +49,42 @@ def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
     return rows
 
 
-def as_markdown(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = ()) -> str:
-    """The table, and below it what is compared with what, and where the numbers come from.
+@dataclass(frozen=True)
+class Said:
+    """All that a table says.
 
+    Attributes:
+        heading: place and title.
+        changes: by what our runs differ from the paper's; empty if by nothing.
+        cells: see :func:`cells`.
+        findings: what the differences between rows are, or those from the paper.
+        notes: see :func:`notes`.
+    """
+
+    heading: str
+    changes: str
+    cells: list[list[str]]
+    findings: list[str]
+    notes: list[str]
+
+
+def say(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = ()) -> Said:
+    """
     Args:
         changes: overrides of all runs, by which these are others than the paper's; without any they are compared with the paper's.
     """
-    lines = [f"# {table.place}: {table.title}", "", markdown(cells(table, results)), ""]
-    lines += block(f"* {comparison.in_words()}" for comparison in comparisons(table, results))
-    if changes:
-        said = f"Ours are with `{' '.join(changes)}`: of differences only the signs compare with the paper's."
-        lines[1:1] = ["", said]
-    else:
-        lines += block(f"* {line}" for line in reproductions(table, results))
-    return "\n".join([*lines, *(f"* {note}" for note in notes(table, results))]).rstrip() + "\n"
+    findings = [comparison.in_words() for comparison in comparisons(table, results)]
+    if not changes:
+        findings += reproductions(table, results)
+    told = f"Ours are with `{' '.join(changes)}`: of differences only the signs compare with the paper's." if changes else ""
+    return Said(f"{table.place}: {table.title}", told, cells(table, results), findings, notes(table, results))
 
 
-def block(lines: Iterable[str]) -> list[str]:
-    """Lines with an empty one behind them, if there are any."""
-    return [*own, ""] if (own := list(lines)) else []
+def as_markdown(said: Said) -> str:
+    lines = [f"# {said.heading}", "", *([said.changes, ""] if said.changes else []), markdown(said.cells), ""]
+    for block in (said.findings, said.notes):
+        lines += [*(f"* {line}" for line in block), ""] if block else []
+    return "\n".join(lines).rstrip() + "\n"
 
 
 @dataclass(frozen=True)
@@ -147,19 +164,20 @@ def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
             titles.setdefault(reason, []).append(column.title)
     lines += [f"{', '.join(own)}: none, as {reason}." for reason, own in titles.items()]
     lines += [f"{row.name}: {row.note}" for row in table.rows if row.note]
-    lines += [f"{row.name}: ours is of {len(results[row.name].records)} runs." for row in table.rows if row.together]
-    return [*lines, *table.notes, *provenance(results)]
+    ensembles = {row.name: results[row.name] for row in table.rows if row.together}
+    lines += [f"{name}: ours is of {len(own.records)} runs." for name, own in ensembles.items() if any(own.values.values())]
+    return [*lines, *table.notes, *provenance(runs_of(results))]
 
 
 def runs_of(results: Mapping[str, Numbers]) -> list[dict[str, Any]]:
     """The records of all runs, each once: rows may share them."""
     of_rows = (record for numbers in results.values() for record in numbers.records)
-    return list({tuple(record[key] for key in ("experiment", "variant", "seed")): record for record in of_rows}.values())
+    own = ("experiment", "variant", "seed", "seconds")  # the last tells runs apart that took each other's place
+    return list({tuple(record[key] for key in own): record for record in of_rows}.values())
 
 
-def provenance(results: Mapping[str, Numbers]) -> list[str]:
-    """What code and which hardware the numbers come from, and how long it took."""
-    records = runs_of(results)
+def provenance(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What code and which hardware the numbers of runs come from, and how long it took."""
     if not records:
         return []
     devices = ", ".join(sorted({str(record["device"]) for record in records}))
@@ -191,9 +209,9 @@ def as_csv(table: Table, results: Mapping[str, Numbers]) -> str:
     return text.getvalue()
 
 
-def as_latex(table: Table, results: Mapping[str, Numbers]) -> str:
+def as_latex(said: Said) -> str:
     """The table as a ``tabular``."""
-    first, *rows = ([_tex(cell) for cell in row] for row in cells(table, results))
+    first, *rows = ([_tex(cell) for cell in row] for row in said.cells)
     lines = [f"\\begin{{tabular}}{{l{'r' * (len(first) - 1)}}}", " & ".join(first) + " \\\\", "\\hline"]
     return "\n".join([*lines, *(" & ".join(row) + " \\\\" for row in rows), "\\end{tabular}"]) + "\n"
 

@@ -1,0 +1,82 @@
+"""Figures drawn of a table's numbers, and the numbers that are lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from late_phase.reporting import figures
+from late_phase.reporting.numbers import Numbers, collect
+from late_phase.reporting.table_config import Column, Row, Table
+
+EPOCHS = Column("test accuracy (%)", "test_accuracy", x="epoch", factor=100)
+FLATNESS = Column("mean δL (nats)", "mean", "flatness", x="sigmas", mean=True, axis="δL (nats)")
+HISTORY = "epoch,test_accuracy\n1,0.1\n2,\n3,{}\n"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed in (0, 1):
+        folder = tmp_path / f"seed={seed}"
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "history.csv").write_text(HISTORY.format(0.3 + seed))
+        (folder / "metrics.json").write_text(json.dumps({"seconds": 1.0, "metrics": {"single": {"test_accuracy": 0.3}}}))
+        flatness = {"seconds": 1.0, "metrics": {"single": {"sigmas": [0.1, 0.2], "mean": [1.0 + seed, 3.0]}}}
+        (folder / "evaluation" / "flatness.json").write_text(json.dumps(flatness))
+    return tmp_path
+
+
+def a_table(*rows: Row, **columns: Column) -> Table:
+    return Table("T", "Figure 0", [0, 1], columns=columns, rows=list(rows), figure="x")
+
+
+def test_lines_are_of_the_history_or_of_a_suite(runs):
+    table = a_table(row := Row("a"), epochs=EPOCHS, flat=FLATNESS)
+    found = collect(table, row, runs, [0, 1], [0, 1])
+    assert found.lines["epochs"] == {0: {1: 10.0, 3: 30.0}, 1: {1: 10.0, 3: pytest.approx(130.0)}}
+    assert found.lines["flat"] == {0: {0.1: 1.0, 0.2: 3.0}, 1: {0.1: 2.0, 0.2: 3.0}}
+    assert found.values == {"epochs": {0: 30.0, 1: pytest.approx(130.0)}, "flat": {0: 2.0, 1: 2.5}}, "the last, and the mean"
+    (runs / "seed=1" / "history.csv").write_text("epoch,test_accuracy\n1,\n")
+    found = collect(table, row, runs, [0, 1], [0, 1])
+    assert "has no test_accuracy: move the run away" in found.failed["seed 1"] and list(found.values["epochs"]) == [0]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    made: list[Figure] = []
+
+    def figure(**options: object) -> Figure:
+        made.append(Figure(**options))
+        return made[-1]
+
+    monkeypatch.setattr(figures, "Figure", figure)
+    return made
+
+
+def test_rows_with_an_x_make_one_line(drawn, tmp_path):
+    columns = {"accuracy": Column("test accuracy (%)", "test_accuracy"), "ood": Column("AUROC", "auroc", "ood")}
+    table = a_table(Row("b", x=2), Row("a", x=1), Row("none", x=3), Row("no x"), **columns)
+    values = {"b": {0: 4.0, 1: 6.0}, "a": {0: 1.0}, "none": {}, "no x": {0: 9.0}}
+    results = {name: Numbers({"accuracy": own, "ood": {}}, [], 2, 2) for name, own in values.items()}
+    files = figures.draw(table, results, tmp_path / "f" / "figure")
+    assert [file.name for file in files] == ["figure.svg", "figure.png"] and all(file.stat().st_size > 1000 for file in files)
+    (axes,) = drawn[0].axes  # of the column that has numbers
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1, 1], [2, 5]] and line.get_label() == "n = 1 to 2"
+    spread = axes.collections[0].get_paths()[0].vertices
+    assert spread[:, 1].max() == pytest.approx(5 + 2**0.5), "sample standard deviation of 4 and 6"
+    again = figures.draw(table, results, tmp_path / "g" / "figure")
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
+    nothing = {name: Numbers({"accuracy": {}, "ood": {}}, [], 2, 2) for name in values}
+    assert figures.draw(table, nothing, tmp_path / "f" / "figure") == [] and not any(file.exists() for file in files)
+
+
+def test_a_row_whose_numbers_are_lines_is_one(drawn, runs):
+    table = a_table(row := Row("a"), flat=FLATNESS)
+    figures.draw(table, {"a": collect(table, row, runs, [0, 1], [0, 1])}, runs / "figure")
+    (axes,) = drawn[0].axes
+    assert axes.lines[0].get_xydata().tolist() == [[0.1, 1.5], [0.2, 3.0]]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.lines[0].get_label()) == ("x", "δL (nats)", "a (n = 2)")
