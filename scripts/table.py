@@ -45,8 +45,6 @@ def main() -> None:
     scales = sorted(path.stem for path in (ROOT / "configs" / "scale").glob("*.yaml"))
     if arguments.scale and arguments.scale not in scales:
         parser.error(f"--scale {arguments.scale} is none of {', '.join(scales)}")
-    if (arguments.images is not None or arguments.extra) and arguments.to == RESULTS:
-        parser.error("--images and --with make other runs than those of results: say where to put the tables with --to FOLDER")
     if arguments.images is not None and arguments.images < 0:
         parser.error(f"--images {arguments.images} is no number of images: choose one from 1 on, or 0 for all")
     make(arguments)
@@ -57,11 +55,13 @@ def make(arguments: Namespace) -> None:
     from late_phase.command_line.commands import evaluation, training
     from late_phase.command_line.hydra_jobs import register_schemas
     from late_phase.command_line.overrides import literal
-    from late_phase.command_line.plan import collected, refuse_mixture, summary
+    from late_phase.command_line.plan import collected, refuse_mixture, refuse_stale, summary
     from late_phase.command_line.planner import Planner
     from late_phase.command_line.plugins import load_plugins
+    from late_phase.reporting.claims import SAME
     from late_phase.reporting.table_config import read_table
     from late_phase.reporting.table_files import write
+    from late_phase.support.errors import UserError
 
     load_plugins()
     register_schemas()
@@ -73,10 +73,17 @@ def make(arguments: Namespace) -> None:
     planner = Planner(ROOT / "configs", outputs, arguments.scale, [*device, *arguments.extra], of_images, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
+    changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
+    if changes and arguments.to.resolve() == RESULTS:
+        raise UserError(
+            f"{' '.join(changes)} makes other runs than those of results/: say where to put the tables with --to FOLDER."
+        )
     for name, planned in plans.items():  # before any of them takes time
         print(f"{tables[name].place}, {tables[name].title}\n{summary(planned)}", flush=True)
         if not arguments.mixed:
             refuse_mixture(planned, training=not arguments.build)
+        if not (arguments.dry or arguments.build):
+            refuse_stale(planned)
     if arguments.dry:
         return
     failed, unfinished = False, 0

@@ -20,7 +20,7 @@ from filelock import FileLock
 from paper import NUMBERS, TABLES
 
 from late_phase.command_line.commands import evaluation, training
-from late_phase.command_line.plan import collected, summary
+from late_phase.command_line.plan import collected, refuse_stale, summary
 from late_phase.command_line.planner import Planner
 from late_phase.reporting.numbers import read_result
 from late_phase.reporting.table_config import read_table
@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "train.py", folder)
     (folder / "configs" / "table" / "mine.yaml").write_text(OWN)
-    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--with", *SMOKE]
+    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--to", "made", "--with", *SMOKE]
     options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
     killed = subprocess.Popen([sys.executable, *command], **options, start_new_session=True)
@@ -99,7 +99,7 @@ def planned_again(made: tuple[Path, Path], seeds=(0, 1), **options) -> tuple:
 
 def test_a_table_is_made_of_its_config_alone(made):
     folder, outputs = made
-    page = (folder / "results" / "tables" / "digits" / "mine.md").read_text(encoding="utf-8")
+    page = (folder / "made" / "tables" / "digits" / "mine.md").read_text(encoding="utf-8")
     base = [json.loads(path.read_text()) for path in sorted(outputs.glob("cifar10_lenet_base/*/seed=?/metrics.json"))]
     mean = 100 * sum(record["metrics"]["single"]["test_accuracy"] for record in base) / 2
     row = next(line for line in page.splitlines() if line.startswith("| Base"))
@@ -110,13 +110,13 @@ def test_a_table_is_made_of_its_config_alone(made):
     assert "* Deep ensemble: ours is of 2 runs." in page
     assert "Ours are with `+scale=digits +debug=smoke`: of differences only the signs compare" in page
 
-    rows = list(csv.DictReader((folder / "results/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.DictReader((folder / "made/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))
     values = {(row["row"], row["column"]): row for row in rows}
     assert float(values["Base", "accuracy"]["mean"]) == pytest.approx(mean)
     assert (
         values["Wide", "accuracy"]["n"] == "0" and values["Base", "nll"]["n"] == "2" and values["Deep ensemble", "nll"]["n"] == "1"
     )
-    latex = (folder / "results" / "tables" / "digits" / "mine.tex").read_text(encoding="utf-8")
+    latex = (folder / "made" / "tables" / "digits" / "mine.tex").read_text(encoding="utf-8")
     assert latex.startswith("\\begin{tabular}{l") and "77.41 $\\pm$ 0.23" in latex and "(\\%)" in latex
 
 
@@ -163,7 +163,7 @@ def test_runs_of_another_config_are_no_part_of_a_table(made, tmp_path):
     table, planned = planned_again((folder, outputs))
     assert [job for job, state in planned.jobs.items() if state == "stale"] == [planned.rows["Base"][0]]
     with pytest.raises(UserError, match="seed=0 holds a run with another config than the table has now: move"):
-        training(planned, "basic", outputs)
+        refuse_stale(planned)
     results = collected(table, planned)
     assert list(results["Base"].values["accuracy"]) == [1] and not results["Deep ensemble"].values["accuracy"]
 

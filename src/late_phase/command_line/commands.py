@@ -9,20 +9,10 @@ from late_phase.command_line.overrides import literal
 from late_phase.command_line.plan import Plan
 from late_phase.reporting.numbers import read_result
 from late_phase.reporting.table_config import Table
-from late_phase.support.errors import UserError
 
 
 def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
-    """For all runs that are missing, begun or failed: a sweep over seeds for each config.
-
-    Raises:
-        UserError: a run is there with another config.
-    """
-    if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
-        others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
-        raise UserError(
-            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
-        )
+    """For all runs that are missing, begun or failed: sweeps over seeds, those that begin from other runs last."""
     quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
     how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet, "~hydra.callbacks.summary"]  # the table is the summary
     left = planned.by_overrides("begun", "failed", "missing")

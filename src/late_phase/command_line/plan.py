@@ -134,6 +134,19 @@ def refuse_mixture(planned: Plan, training: bool) -> None:
         )
 
 
+def refuse_stale(planned: Plan) -> None:
+    """Refuses to train where a run is in the way.
+
+    Raises:
+        UserError: a run is there with another config.
+    """
+    if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
+        others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
+        raise UserError(
+            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
+        )
+
+
 def summary(planned: Plan) -> str:
     """How many runs there are in each state; which aren't done, and how long they will take, one after the other.
 
