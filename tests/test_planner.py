@@ -10,7 +10,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
 from late_phase.command_line.commands import evaluation, sweeps, training
-from late_phase.command_line.overrides import as_in_sweeps
+from late_phase.command_line.overrides import PARSER, as_in_sweeps
 from late_phase.command_line.plan import Plan, collected, refuse_mixture, summary
 from late_phase.command_line.planner import Planner
 from late_phase.reporting.table_config import Column, Row, Table, read_table, seeds_of
@@ -157,6 +157,19 @@ def test_what_is_planned_is_what_hydra_composes(tmp_path):
     for row, message in (("late_phase.T00=1", "T00 is not a key of the config"), ("architecture.width=3", "width is a key of")):
         with pytest.raises(UserError, match=message):
             planner.plan([a_table(Row("Wrong", "cifar10_wrn_base", [row]))])
+
+
+@pytest.mark.parametrize("name", ["table6", "table9", "table12"])
+def test_what_a_sweep_has_in_common_can_be_composed(tmp_path, name):
+    """Hydra does so before it starts the jobs."""
+    (planned,) = Planner(CONFIGS, tmp_path, "digits").plan([read_table(CONFIGS / "table" / f"{name}.yaml")])
+    commands = training(planned, "basic", tmp_path)
+    assert len(commands) <= len(planned.by_overrides("missing"))
+    for command in commands:
+        given = [PARSER.parse_override(own) for own in command[2:]]
+        common = [own.input_line for own in given if not own.is_sweep_override() and not own.key_or_group.startswith("hydra.")]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            compose("train", common)
 
 
 def test_sweeps_are_few():
