@@ -86,7 +86,7 @@ def make(arguments: Namespace) -> None:
             refuse_stale(planned)
     if arguments.dry:
         return
-    failed, unfinished = False, 0
+    failed, needed, unfinished = False, 0, 0
     for name, table in tables.items():
         planned, scale = plans[name].now(), table.scale(arguments.scale)
         if not arguments.build:
@@ -95,11 +95,12 @@ def make(arguments: Namespace) -> None:
             for command in evaluation(table, planned.now(), arguments.launcher):
                 failed |= run(command)
             planned = planned.now()
+            needed += len(planned.jobs)
             unfinished += sum(state != "done" for state in planned.jobs.values())
         files = write(table, collected(table, planned, scale), name, arguments.to, scale, planner.changes(table))
         print(f"\n{files[0].read_text(encoding='utf-8')}\nin {', '.join(map(str, files))}", flush=True)
     if failed or unfinished:
-        lacking = f"{unfinished} runs are not finished" if unfinished else "not all evaluations ended well"
+        lacking = f"{unfinished} of {needed} runs are not finished" if unfinished else "not all evaluations ended well"
         sys.exit(f"error: {lacking}, the tables say which: start the same command again.")
 
 

@@ -143,10 +143,10 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
     if difference.p is None:
         return Finding("not tested", words)
     bound = claim.within * abs(statistics.mean(rows[claim.against]["values"][claim.column]))
-    told = f"{difference.mean:+.{digits}f}, {words.partition(' (')[2].removesuffix(')')}"
+    told = f"{difference.mean:+z.{digits}f}, {words.partition(' (')[2].removesuffix(')')}"
     if claim.within and difference.interval:
         low, high = difference.interval
-        told = f"{difference.mean:+.{digits}f} (95 %: {low:+.{digits}f} to {high:+.{digits}f}; the bound is {bound:.{digits}f})"
+        told = f"{difference.mean:+z.{digits}f} (95 %: {low:+z.{digits}f} to {high:+z.{digits}f}; the bound is {bound:.{digits}f})"
     seeds = f"{difference.n[0]}" if difference.paired else f"{difference.n[0]} and {difference.n[1]}"
     return Finding(_side(claim.direction, difference, bound, column["more_is_better"]), f"{told}, n = {seeds}")
 

@@ -221,7 +221,7 @@ def _judged(claim: Claim, table: Table, made: Mapping[str, Mapping[str, Made]]) 
     rows, column = {row.name: row for row in table.rows}, table.columns[claim.column]
     published, _ = of_paper(*(rows[name].paper.get(claim.column) for name in (claim.row, claim.against)))
     test = f"{claim.row} against {claim.against}, {column.title}"
-    paper = "–" if published is None else f"{published:+.{column.digits}f}"
+    paper = "–" if published is None else f"{published:+z.{column.digits}f}"
     findings = {scale: judge(claim, own[claim.table].record if claim.table in own else None) for scale, own in made.items()}
     return Judged(claim.sentence, f"{claim.place}, {table.place}", test, paper, findings)
 

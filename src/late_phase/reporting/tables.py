@@ -107,7 +107,7 @@ class Comparison:
         line = f"{self.row} against {self.against}, {self.column.title}: {told(self.difference, self.column)}"
         if self.paper is None:
             return line
-        line += f". The paper: {self.paper:+.{self.column.digits}f}"
+        line += f". The paper: {self.paper:+z.{self.column.digits}f}"
         if self.seeds is None:
             return line
         return f"{line}, which takes {self.seeds if self.seeds else 'any number of'} seeds to be seen"
@@ -149,9 +149,9 @@ def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
 def told(difference: Difference, column: Column) -> str:
     """A difference in words."""
     interval = difference.interval
-    between = "" if interval is None else f" (95 %: {interval[0]:+.{column.digits}f} to {interval[1]:+.{column.digits}f})"
+    between = "" if interval is None else f" (95 %: {interval[0]:+z.{column.digits}f} to {interval[1]:+z.{column.digits}f})"
     tested = f"paired by seed, n = {difference.n[0]}" if difference.paired else f"n = {difference.n[0]} and {difference.n[1]}"
-    return f"{difference.mean:+.{column.digits}f}{between}, {tested}: {verdict(difference, column.more_is_better)}"
+    return f"{difference.mean:+z.{column.digits}f}{between}, {tested}: {verdict(difference, column.more_is_better)}"
 
 
 def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
