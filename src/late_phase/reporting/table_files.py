@@ -30,11 +30,12 @@ def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, sca
     folder, said = to / "tables" / scale, say(table, results, changes)
     texts = {"md": as_markdown(said), "csv": as_csv(table, results), "tex": as_latex(said)}
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{name}.lock"):
+    with FileLock(lock := folder / f".{name}.lock"):  # two calls may come to the same table
         for suffix, text in texts.items():
             write_text(folder / f"{name}.{suffix}", text)
         drawn = draw(table, results, to / "figures" / scale / name) if table.figure else []
         write_json(folder / f"{name}.json", as_record(table, results, said, name, scale, changes))
+        lock.unlink(missing_ok=True)
     return [*(folder / f"{name}.{suffix}" for suffix in (*texts, "json")), *drawn]
 
 
