@@ -12,10 +12,12 @@ endif
 
 TABLES := $(patsubst configs/table/%.yaml,%,$(wildcard configs/table/*.yaml))
 comma := ,
+on = $(filter-out 0,$(1))
+quoted = '$(subst ','\'',$(1))'
 TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(comma), ,$(SEEDS))) \
-	$(if $(DATA),--data $(DATA)) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
-	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(DRY),--dry) $(if $(BUILD),--build) $(if $(MIXED),--mixed) $(if $(TO),--to $(TO)) \
-	$(if $(WITH),--with $(WITH))
+	$(if $(DATA),--data $(call quoted,$(DATA))) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
+	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(TO),--to $(call quoted,$(TO))) \
+	$(if $(call on,$(DRY)),--dry) $(if $(call on,$(BUILD)),--build) $(if $(call on,$(MIXED)),--mixed) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench figure1 tables table7 page clean

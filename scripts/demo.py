@@ -1,12 +1,12 @@
 """The method in two minutes on any machine: plain and late-phase training on handwritten digits, three seeds each."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 from report import report
 
 from late_phase.support.arguments import Parser
+from late_phase.support.children import run_script
 from late_phase.support.console import errors_in_one_sentence
 
 EXPERIMENTS = ("digits_lenet_base", "digits_lenet_lpbn")
@@ -16,8 +16,7 @@ SWEEP = ["train.py", "-m", f"+experiment={','.join(EXPERIMENTS)}", "seed=0,1,2",
 def main() -> None:
     Parser(__doc__).parse_args()
     root = Path(__file__).resolve().parent.parent
-    print(f"$ python {' '.join(SWEEP)}", flush=True)
-    if status := subprocess.run([sys.executable, *SWEEP], cwd=root, check=False).returncode:
+    if status := run_script(SWEEP, root):
         sys.exit(status)
     to = root / "outputs" / "demo"
     print()

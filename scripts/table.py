@@ -3,12 +3,12 @@
 ``python scripts/table.py table3`` makes Table 3; ``--dry`` says what it would run. ``configs/table`` has all tables and figures.
 """
 
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 from late_phase.support.arguments import Parser
+from late_phase.support.children import run_script
 from late_phase.support.console import errors_in_one_sentence
 from late_phase.support.paths import path_argument
 
@@ -47,12 +47,14 @@ def main() -> None:
         parser.error(f"--scale {arguments.scale} is none of {', '.join(scales)}")
     if arguments.images is not None and arguments.images < 0:
         parser.error(f"--images {arguments.images} is no number of images: choose one from 1 on, or 0 for all")
+    if named := [override for override in arguments.extra if override.partition("=")[0] == "seed"]:
+        parser.error(f"--with {named[0]} would be the seed of all runs: choose them with --seeds")
     make(arguments)
 
 
 def make(arguments: Namespace) -> None:
     # These take seconds to import, and --help doesn't need them.
-    from late_phase.command_line.commands import evaluation, training
+    from late_phase.command_line.commands import evaluation, launched_by, training
     from late_phase.command_line.hydra_jobs import register_schemas
     from late_phase.command_line.overrides import literal
     from late_phase.command_line.plan import collected, refuse_mixture, refuse_stale, summary
@@ -65,12 +67,18 @@ def make(arguments: Namespace) -> None:
 
     load_plugins()
     register_schemas()
-    of_images = [] if arguments.data is None else ["dataset=image_folder", f"dataset.root={literal(str(arguments.data))}"]
+    of_images = []
+    if arguments.data is not None:
+        data = arguments.data.absolute()  # scripts run in ROOT
+        root = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
+        of_images += ["dataset=image_folder", f"dataset.root={root}"]
     if arguments.images is not None:
         of_images.append(f"dataset.subset={arguments.images or 'null'}")
-    device = [] if arguments.device is None else [f"runtime.device={arguments.device}"]
-    outputs = arguments.outputs.resolve()  # scripts run elsewhere
-    planner = Planner(ROOT / "configs", outputs, arguments.scale, [*device, *arguments.extra], of_images, arguments.seeds)
+    device = [] if arguments.device is None else [f"runtime.device={literal(arguments.device)}"]
+    how = launched_by(arguments.launcher, [override for override in arguments.extra if override.startswith("hydra.")])
+    extra = [*device, *(override for override in arguments.extra if not override.startswith("hydra."))]
+    outputs = arguments.outputs.resolve()
+    planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, of_images, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
@@ -90,10 +98,10 @@ def make(arguments: Namespace) -> None:
     for name, table in tables.items():
         planned, scale = plans[name].now(), table.scale(arguments.scale)
         if not arguments.build:
-            for command in training(planned, arguments.launcher, outputs):
-                failed |= run(command)
-            for command in evaluation(table, planned.now(), arguments.launcher):
-                failed |= run(command)
+            for command in training(planned, how, outputs):
+                failed |= run_script(command, ROOT) != 0
+            for command in evaluation(table, planned.now(), how, device):
+                failed |= run_script(command, ROOT) != 0
             planned = planned.now()
             needed += len(planned.jobs)
             unfinished += sum(state != "done" for state in planned.jobs.values())
@@ -102,12 +110,6 @@ def make(arguments: Namespace) -> None:
     if failed or unfinished:
         lacking = f"{unfinished} of {needed} runs are not finished" if unfinished else "not all evaluations ended well"
         sys.exit(f"error: {lacking}, the tables say which: start the same command again.")
-
-
-def run(command: list[str]) -> bool:
-    """Runs a script of this repository, and says whether it failed."""
-    print(f"$ python {' '.join(command)}", flush=True)
-    return subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode != 0
 
 
 if __name__ == "__main__":

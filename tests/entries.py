@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -33,14 +32,15 @@ ENTRIES = {
 
 def run(script: str) -> int | str | None:
     """A script as ``__main__``, with each training run that others start done already; returns what it exits with."""
-    done = subprocess.CompletedProcess([], 0, "", "")
-    with patch.object(sys, "argv", [script, *ENTRIES[script]]), patch("late_phase.benchmark.report.benchmark", lambda *_: None):
-        starts_others = script == "scripts/demo.py"
-        with patch("subprocess.run", lambda *_, **__: done) if starts_others else patch("os.nice"):
-            try:
-                runpy.run_path(script, run_name="__main__")
-            except SystemExit as end:
-                return end.code
+    with (
+        patch.object(sys, "argv", [script, *ENTRIES[script]]),
+        patch("late_phase.benchmark.report.benchmark", lambda *_: None),
+        patch("late_phase.support.children.run_script", lambda *_: 0),
+    ):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            return end.code
     return None
 
 

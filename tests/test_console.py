@@ -92,7 +92,7 @@ LONG = {
     "scripts/nqp.py": "late_phase.nqp.measure.measure",
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
     "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",
-    "scripts/demo.py": "subprocess.run",
+    "scripts/demo.py": "late_phase.support.children.run_script",
     "scripts/table.py": "late_phase.reporting.table_config.read_table",
     "scripts/table7.py": "late_phase.reporting.specification.generated_weights",
     "scripts/page.py": "late_phase.reporting.page.read_page",

@@ -35,13 +35,16 @@ def a_table(*rows: Row, **columns: Column) -> Table:
 
 def test_lines_are_of_the_history_or_of_a_suite(runs):
     table = a_table(row := Row("a"), epochs=EPOCHS, flat=FLATNESS)
-    found = collect(table, row, runs, [0, 1], [0, 1])
+    found = collect(table, row, runs, [0, 1], [0, 1], 3)
     assert found.lines["epochs"] == {0: {1: 10.0, 3: 30.0}, 1: {1: 10.0, 3: pytest.approx(130.0)}}
     assert found.lines["flat"] == {0: {0.1: 1.0, 0.2: 3.0}, 1: {0.1: 2.0, 0.2: 3.0}}
     assert found.values == {"epochs": {0: 30.0, 1: pytest.approx(130.0)}, "flat": {0: 2.0, 1: 2.5}}, "the last, and the mean"
-    (runs / "seed=1" / "history.csv").write_text("epoch,test_accuracy\n1,\n")
-    found = collect(table, row, runs, [0, 1], [0, 1])
-    assert "has no test_accuracy: move the run away" in found.failed["seed 1"] and list(found.values["epochs"]) == [0]
+    assert found.evaluated_by == {"unknown"}
+    for cut in ("epoch,test_accuracy\n1,\n", "epoch,test_accuracy\n1,0.1\n2,0.2\n"):
+        (runs / "seed=1" / "history.csv").write_text(cut)
+        found = collect(table, row, runs, [0, 1], [0, 1], 3)
+        assert "has no test_accuracy of epoch 3: move the run away" in found.failed["seed 1"]
+        assert list(found.values["epochs"]) == [0]
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_rows_with_an_x_make_one_line(drawn, tmp_path):
 
 def test_a_row_whose_numbers_are_lines_is_one(drawn, runs):
     table = a_table(row := Row("a"), flat=FLATNESS)
-    figures.draw(table, {"a": collect(table, row, runs, [0, 1], [0, 1])}, runs / "figure")
+    figures.draw(table, {"a": collect(table, row, runs, [0, 1], [0, 1], 3)}, runs / "figure")
     (axes,) = drawn[0].axes
     assert axes.lines[0].get_xydata().tolist() == [[0.1, 1.5], [0.2, 3.0]]
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.lines[0].get_label()) == ("x", "δL (nats)", "a (n = 2)")

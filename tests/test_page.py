@@ -295,11 +295,20 @@ def test_no_result_and_no_folder(tmp_path, root):
         read_page(tmp_path / "nowhere", root)
 
 
-@pytest.mark.parametrize("content", ["{", "{}"])
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"name": "table1"}'])
 def test_a_damaged_table_is_named(root, content):
     path = root / "results" / "tables" / "digits" / "table1.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"digits/table1\.json is no table .*: make it anew, or delete it"):
+        read_page(root / "results", root)
+
+
+def test_two_tables_of_one_name_and_scale_are_refused(root):
+    tables = root / "results" / "tables"
+    shutil.copytree(tables / "digits", tables / "digits-old")
+    with pytest.raises(
+        UserError, match=r"digits-old/table1\.json and .*digits/table1\.json are of the same table and scale: delete"
+    ):
         read_page(root / "results", root)
 
 

@@ -77,10 +77,10 @@ def test_a_run_that_begins_from_another_is_planned_behind_it(tmp_path):
     assert first.directory == tmp_path / "cifar100_wrn_base" / "scale=digits" / "seed=3"
     assert second.overrides[-1] == f"architecture.weights='{first.directory.parent}/seed=${{seed}}'"
     assert planned.rows["Late"] == [second] and "to begin from: +experiment=cifar100_wrn_base" in summary(planned)
-    (one, other) = training(planned, "basic", tmp_path)
+    (one, other) = training(planned, [], tmp_path)
     assert "+experiment=cifar100_wrn_base" in one and "+experiment=cifar100_wrn_pretrained_lpbn" in other
     (table9,) = Planner(CONFIGS, ROOT / "outputs").plan([read_table(CONFIGS / "table" / "table9.yaml")])
-    swept = [command[command.index("~hydra.callbacks.summary") + 1 :] for command in training(table9, "basic", ROOT / "outputs")]
+    swept = [command[command.index("~hydra.callbacks.summary") + 1 :] for command in training(table9, [], ROOT / "outputs")]
     assert swept[0] == ["+experiment=cifar100_wrn_base", "seed=0,1,2,3,4"], "no sweep has runs and what they begin from"
     assert swept[1][0].startswith("+experiment=cifar100_wrn_pretrained_base,") and len(swept) == 2
     inside = Planner(CONFIGS, ROOT / "outputs", seeds=[3]).plan([a_table(row)])[0]
@@ -107,10 +107,11 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
         planned = Planner(CONFIGS, tmp_path, of_images=of_images, seeds=[0]).plan([table])[0]
         assert planned.impossible["Base"] == {suite: f"dataset=image_folder has {what}" for suite, what in lacking.items()}
         finish(planned)
-        commands = evaluation(table, planned.now(), "basic")
+        commands = evaluation(table, planned.now(), [])
         assert {command[-1] for command in commands} == {"suite=ood", "suite=corruption"} - {f"suite={s}" for s in lacking}
     texts = Table("Texts", "Mine", [0], columns=ACCURACY, rows=[Row("Base", "enwik8_lstm_base")], scales={"digits": "pydocs"})
     assert Planner(CONFIGS, tmp_path, "digits", of_images=own).overrides(texts) == ["+scale=pydocs"]
+    assert Planner(CONFIGS, tmp_path, of_images=own).overrides(texts) == []
 
 
 def test_an_evaluation_that_failed_is_told(tmp_path):
@@ -163,7 +164,7 @@ def test_what_is_planned_is_what_hydra_composes(tmp_path):
 def test_what_a_sweep_has_in_common_can_be_composed(tmp_path, name):
     """Hydra does so before it starts the jobs."""
     (planned,) = Planner(CONFIGS, tmp_path, "digits").plan([read_table(CONFIGS / "table" / f"{name}.yaml")])
-    commands = training(planned, "basic", tmp_path)
+    commands = training(planned, [], tmp_path)
     assert len(commands) <= len(planned.by_overrides("missing"))
     for command in commands:
         given = [PARSER.parse_override(own) for own in command[2:]]
@@ -202,16 +203,18 @@ def test_sweeps_are_few():
         ("x='a,b=${seed}'", "x='a,b=${seed}'"),
         ("x=[1, 2]", "x=[1,2]"),
         ("+scale=digits", "+scale=digits"),
-        ("~max_grad_norm", "~max_grad_norm"),
     ],
 )
 def test_overrides_are_named_as_sweeps_name_them(given, made):
     assert as_in_sweeps(given) == made
 
 
-def test_an_override_that_cannot_be_read_is_refused():
+def test_an_override_that_is_no_single_value_is_refused():
     with pytest.raises(UserError, match=r"'x=\[' can't be read .*: write KEY=VALUE"):
         as_in_sweeps("x=[")
+    for override in ("~logger", "late_phase.K=2,3", "seed=range(3)"):
+        with pytest.raises(UserError, match=r"gives no single value: write KEY=VALUE"):
+            as_in_sweeps(override)
 
 
 def test_seeds_at_another_scale():

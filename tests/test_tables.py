@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +17,7 @@ from conftest import ROOT
 from filelock import FileLock
 from paper import NUMBERS, TABLES
 
-from late_phase.command_line.commands import evaluation, training
+from late_phase.command_line.commands import evaluation, launched_by, training
 from late_phase.command_line.plan import collected, refuse_stale, summary
 from late_phase.command_line.planner import Planner
 from late_phase.reporting.numbers import read_result
@@ -79,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     while not (finished := list(folder.glob("outputs/*/*/*/metrics.json"))):
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
+    subprocess.run(["pkill", "-KILL", "-s", str(killed.pid)], check=True)  # its training, in a group of its own, too
     killed.communicate()
 
     both = [subprocess.Popen([sys.executable, *command], **options) for _ in range(2)]
@@ -123,7 +121,7 @@ def test_a_table_is_made_of_its_config_alone(made):
 def test_what_is_done_is_not_done_again(made):
     table, planned = planned_again(made)
     assert set(planned.jobs.values()) == {"done"}
-    assert training(planned, "basic", made[1]) == evaluation(table, planned, "basic") == []
+    assert training(planned, [], made[1]) == evaluation(table, planned, []) == []
     assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, as it is about WRN 28-14, .*", summary(planned))
 
 
@@ -133,9 +131,9 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     shutil.rmtree(run)
     table, planned = planned_again((folder, outputs))
     assert [job for job, state in planned.jobs.items() if state != "done"] == [planned.rows["Late"][1]]
-    (command,) = training(planned, "joblib", outputs)
+    (command,) = training(planned, launched_by("joblib", ["hydra.launcher.n_jobs=1"]), outputs)
     assert command[:3] == ["train.py", "-m", f"hydra.sweep.dir={outputs}"] and command[-1] == "seed=1"
-    assert "hydra/launcher=joblib" in command and "runtime.threads=1" in command
+    assert {"hydra/launcher=joblib", "runtime.threads=1", "hydra.launcher.n_jobs=1", "runtime.progress=false"} <= set(command)
     assert "Late: +experiment=cifar10_lenet_lpbn" in summary(planned) and "seed 1 missing, about" in summary(planned)
     results = collected(table, planned)
     assert "(n = 1 of 2)" in as_markdown(say(table, results)) and "paired" not in as_markdown(say(table, results))
@@ -181,7 +179,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
     assert "| failed" in page and re.search(r"\* Base, seed 0 failed: .*lower optimizer\.lr", page)
     table = read_table(folder / "configs" / "table" / "bad.yaml")
     planned = Planner(folder / "configs", tmp_path, "digits", [*SMOKE, "optimizer.lr=1e30"], seeds=[0]).plan([table])[0]
-    assert set(planned.jobs.values()) == {"failed"} and len(training(planned, "basic", tmp_path)) == 1, "it is tried again"
+    assert set(planned.jobs.values()) == {"failed"} and len(training(planned, [], tmp_path)) == 1, "it is tried again"
 
 
 @pytest.mark.parametrize(
@@ -192,6 +190,20 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
         (("paper: {accuracy: [77.94, 0.37]}", "paper: {acc: [77.94]}"), "Late has numbers of acc, which is no column"),
         (("[77.94, 0.37]", "[]"), r"a number of Late is not \[mean\] or \[mean, spread\]"),
         (("title: A table", "titel: A table"), "titel"),
+        (("against: Base", "against: Late"), "Late is compared with itself"),
+        (("place: Mine", "place: Mine\nfigure: T0"), "an x and a figure go together, and one of them is not there"),
+        (("overrides: [late_phase.K=2]", "x: 2"), "an x and a figure go together, and one of them is not there"),
+        (
+            ("metric: test_accuracy, factor", "metric: test_accuracy, x: epoch, factor"),
+            "an x and a figure go together, and one of them is not there",
+        ),
+        (
+            (
+                "place: Mine\nseeds: [0, 1]\ncolumns:\n  accuracy: {",
+                "place: Mine\nfigure: x\nseeds: [0]\ncolumns:\n  accuracy: {x: epoch, ",
+            ),
+            "Deep ensemble is a deep ensemble, which has no epochs",
+        ),
         (("place: Mine", "# place"), "it lacks place"),
         (("{name: Base, ", "{"), r"it lacks rows\[0\]\.name"),
     ],
@@ -251,15 +263,24 @@ def test_the_papers_number_of_seeds_is_that_of_its_table(made, tmp_path):
     assert planner.changes(table) == ["+scale=digits", "+debug=smoke"]
 
 
-def test_a_run_at_work_is_left_to_whom_it_is(made, tmp_path):
+def test_a_run_at_work_is_waited_for(made, tmp_path):
+    """By the sweep that is started for it: see ``test_run_errors.py``."""
     folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
     (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
     (run / "metrics.json").unlink()
     with FileLock(run / ".lock"):
         _, planned = planned_again((folder, outputs))
         assert {job: state for job, state in planned.jobs.items() if state != "done"} == {planned.rows["Late"][1]: "running"}
-        assert training(planned, "basic", outputs) == []
+        (command,) = training(planned, [], outputs)
+        assert command[-1] == "seed=1"
     _, planned = planned_again((folder, outputs))
-    assert [state for state in planned.jobs.values() if state != "done"] == ["begun"] and len(
-        training(planned, "basic", outputs)
-    ) == 1
+    assert [state for state in planned.jobs.values() if state != "done"] == ["begun"]
+    assert len(training(planned, [], outputs)) == 1
+
+
+def test_a_run_without_its_config_is_in_the_way(made, tmp_path):
+    folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
+    next(outputs.glob("cifar10_lenet_base/*/seed=0/config.yaml")).unlink()
+    _, planned = planned_again((folder, outputs))
+    with pytest.raises(UserError, match="seed=0 holds a run with another config"):
+        refuse_stale(planned)

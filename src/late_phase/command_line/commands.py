@@ -11,11 +11,15 @@ from late_phase.reporting.numbers import read_result
 from late_phase.reporting.table_config import Table
 
 
-def training(planned: Plan, launcher: str, outputs: Path) -> list[list[str]]:
-    """For all runs that are missing, begun or failed: sweeps over seeds, those that begin from other runs last."""
-    quiet = ["runtime.progress=false"] if launcher == "joblib" else []  # several bars at once
-    how = [f"hydra.sweep.dir={outputs}", *launched_by(launcher), *quiet, "~hydra.callbacks.summary"]  # the table is the summary
-    left = planned.by_overrides("begun", "failed", "missing")
+def training(planned: Plan, how: Sequence[str], outputs: Path) -> list[list[str]]:
+    """For all runs that aren't done: sweeps over seeds, those that begin from other runs last. One that is at work is waited for.
+
+    Args:
+        how: see :func:`launched_by`.
+    """
+    quiet = ["runtime.progress=false"] if "hydra/launcher=joblib" in how else []  # several bars at once
+    how = [f"hydra.sweep.dir={outputs}", *how, *quiet, "~hydra.callbacks.summary"]  # the table is the summary
+    left = planned.by_overrides("running", "begun", "failed", "missing")
     commands = []
     for begins_from_another in (False, True):  # a launcher may start all jobs of a sweep at once
         own = {key: [job.seed for job in jobs] for key, jobs in left.items() if jobs[0].begins_from_another == begins_from_another}
@@ -42,14 +46,19 @@ def sweeps(left: Mapping[Sequence[str], Sequence[int]]) -> list[list[str]]:
     return found
 
 
-def launched_by(launcher: str) -> list[str]:
-    """Overrides for a launcher of Hydra's. joblib's jobs run on this machine at the same time, on one core each."""
+def launched_by(launcher: str, settings: Sequence[str] = ()) -> list[str]:
+    """Overrides for a launcher of Hydra's, with settings of it. joblib's jobs run at the same time, on one core each."""
     one_each = ["runtime.threads=1"] if launcher == "joblib" else []
-    return [] if launcher == "basic" else [f"hydra/launcher={launcher}", *one_each]
+    return [*([] if launcher == "basic" else [f"hydra/launcher={launcher}"]), *one_each, *settings]
 
 
-def evaluation(table: Table, planned: Plan, launcher: str) -> list[list[str]]:
-    """For all results that the table needs, that can be had, and that aren't there."""
+def evaluation(table: Table, planned: Plan, how: Sequence[str], device: Sequence[str] = ()) -> list[list[str]]:
+    """For all results that the table needs, that can be had, and that aren't there.
+
+    Args:
+        how: see :func:`launched_by`; a deep ensemble is one job, which is not launched so.
+        device: an override that names it, or nothing.
+    """
     runs: dict[str, list[Path]] = {}
     commands: list[list[str]] = []
     for row in table.rows:
@@ -62,8 +71,9 @@ def evaluation(table: Table, planned: Plan, launcher: str) -> list[list[str]]:
                 left = [folder / f"seed={seed}" for seed in done if read_result(folder, [seed], suite) is None]
                 runs.setdefault(suite, []).extend(left)
             elif done == seeds and read_result(folder, seeds, suite, together=True) is None:
-                commands.append(["scripts/evaluate.py", "-m", f"run={literal(str(folder))}", f"seeds={seeds}", f"suite={suite}"])
+                named = [f"run={literal(str(folder))}", f"seeds={seeds}", f"suite={suite}"]
+                commands.append(["scripts/evaluate.py", "-m", *device, *named])
     for suite, paths in runs.items():
         if named := ",".join(literal(str(path)) for path in dict.fromkeys(paths)):  # rows share runs
-            commands.append(["scripts/evaluate.py", "-m", *launched_by(launcher), f"run={named}", f"suite={suite}"])
+            commands.append(["scripts/evaluate.py", "-m", *how, *device, f"run={named}", f"suite={suite}"])
     return commands

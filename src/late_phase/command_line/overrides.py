@@ -113,13 +113,15 @@ def as_in_sweeps(override: str) -> str:
     """An override as a sweep hands it to its jobs, which are named after it: ``1e30`` becomes ``1e+30``.
 
     Raises:
-        UserError: it can't be read.
+        UserError: it can't be read, or is no single value.
     """
     try:
         parsed = PARSER.parse_override(override)
     except HydraException as error:
         raise UserError(f"{override!r} can't be read ({first_line(error)}): write KEY=VALUE.") from error
-    return override if parsed.is_delete() else f"{parsed.get_key_element()}={parsed.get_value_element_as_str()}"
+    if parsed.is_delete() or parsed.is_sweep_override():
+        raise UserError(f"{override} gives no single value: write KEY=VALUE, and [...] around a list.")
+    return f"{parsed.get_key_element()}={parsed.get_value_element_as_str()}"
 
 
 def literals(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -48,10 +49,12 @@ class Job:
         """
         files = RunDirectory(self.directory)
         if files.config.exists():
-            if config_hash(from_yaml(files.config)) != self.expected:
+            if _hash(files.config, files.config.stat().st_mtime_ns) != self.expected:
                 return "stale"
             if files.read_metrics() is not None:
                 return "done"
+        elif files.metrics.exists():  # of nobody knows which config
+            return "stale"
         elif not files.error.exists():
             return "missing"
         try:
@@ -66,6 +69,12 @@ class Job:
             return RunDirectory(self.directory).error.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return ""
+
+
+@functools.cache
+def _hash(config: Path, _changed: int) -> str:
+    """Of a run's config. Reading it takes long, and tables that share runs look at it again and again."""
+    return config_hash(from_yaml(config))
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,8 @@ def collected(table: Table, planned: Plan, scale: str = "") -> dict[str, Numbers
     found = {}
     for row in table.rows:
         done = [job.seed for job in planned.in_state(row.name, "done")]
-        numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done, scale)
+        epochs = next((job.epochs for job in planned.rows[row.name]), 0)
+        numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done, epochs, scale)
         failed = {f"seed {job.seed}": job.error() for job in planned.in_state(row.name, "failed")}
         lacking = planned.impossible.get(row.name, {})
         found[row.name] = replace(

@@ -46,13 +46,14 @@ class Planner:
     of_images: Sequence[str] = ()
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
+    _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
     _owners: dict[str, Overrides] = field(default_factory=dict)  # hash of a config -> the overrides that name its folder
 
     def overrides(self, table: Table) -> list[str]:
         """What all runs of a table have in common."""
-        scale = table.scale(self.scale)
-        of_images = self.of_images if scale == self.scale else []
-        return [*map(as_in_sweeps, [*([f"+scale={scale}"] if scale else []), *of_images, *self.extra])]
+        scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
+        of_images = [] if table.scales else self.of_images  # what has scales of its own is not of images
+        return [*map(as_in_sweeps, [*scale, *of_images, *self.extra])]
 
     def changes(self, table: Table) -> list[str]:
         """Those of them by which the runs compute something else than the paper's."""
@@ -74,7 +75,10 @@ class Planner:
 
     def _own(self, overrides: Overrides) -> None:
         """The first overrides of a config name its folder."""
-        self._owners.setdefault(config_hash(self._config(overrides, 0)), overrides)
+        self._owners.setdefault(self._config(overrides)[1], overrides)
+
+    def _owner(self, overrides: Overrides) -> Overrides:
+        return self._owners.get(self._config(overrides)[1], overrides)
 
     def _plan(self, table: Table) -> Plan:
         planned = Plan()
@@ -122,19 +126,18 @@ class Planner:
 
     def _jobs(self, overrides: Overrides, seeds: Sequence[int], begins_from_another: bool = False) -> list[Job]:
         """A run for each seed."""
-        folder, epochs = self._folder(overrides, seeds), self._config(overrides, seeds[0]).epochs
-        owner = self._owners.get(config_hash(self._config(overrides, 0)), overrides)
-        hashes = {seed: config_hash(self._config(overrides, seed)) for seed in seeds}
-        return [
-            Job(owner, seed, folder / f"seed={seed}", expected, epochs, begins_from_another) for seed, expected in hashes.items()
-        ]
+        folder, owner, jobs = self._folder(overrides, seeds), self._owner(overrides), []
+        for seed in seeds:
+            config, expected = self._config(overrides, seed)
+            jobs.append(Job(owner, seed, folder / f"seed={seed}", expected, config.epochs, begins_from_another))
+        return jobs
 
     def _folder(self, overrides: Overrides, seeds: Sequence[int]) -> Path:
         """Where runs of a config are; those of another name if all of them are finished, and none is here."""
-        owner = self._owners.get(config_hash(self._config(overrides, 0)), overrides)
+        owner = self._owner(overrides)
         own = self.outputs / owner[0].partition("=")[2] / variant(list(owner))
         if not any((own / f"seed={seed}").exists() for seed in seeds):
-            folders = {self._finished.get(config_hash(self._config(overrides, seed))) for seed in seeds}
+            folders = {self._finished.get(self._config(overrides, seed)[1]) for seed in seeds}
             if len(folders) == 1 and None not in folders:
                 return folders.pop()
         return own
@@ -167,10 +170,14 @@ class Planner:
             self._composed[overrides] = composed
         return self._composed[overrides]
 
-    def _config(self, overrides: Overrides, seed: int) -> TrainConfig:
-        copy = self._compose(overrides).copy()
-        OmegaConf.update(copy, "seed", seed)
-        return as_train_config(copy)
+    def _config(self, overrides: Overrides, seed: int = 0) -> tuple[TrainConfig, str]:
+        """The config of a run, and its hash."""
+        if (overrides, seed) not in self._hashed:
+            copy = self._compose(overrides).copy()
+            OmegaConf.update(copy, "seed", seed)
+            config = as_train_config(copy)
+            self._hashed[overrides, seed] = config, config_hash(config)
+        return self._hashed[overrides, seed]
 
     def _shown(self, folder: Path) -> str:
         """A folder as the configs name it: from the folder above theirs, where training starts."""

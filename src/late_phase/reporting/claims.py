@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING
 
 from late_phase.reporting.statistics import Difference, verdict
-from late_phase.reporting.table_config import Table
+from late_phase.reporting.table_config import UNREADABLE, Table, typed
+from late_phase.reporting.table_files import difference_of
 from late_phase.support.errors import UserError, first_line
 
 VERDICTS = ("reproduced", "within noise", "contradicted", "not tested")
@@ -88,15 +87,12 @@ def read_claims(path: Path, tables: Mapping[str, Table]) -> Claims:
         UserError: the file is none of claims, or a table makes no such comparison.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Claims), OmegaConf.load(path))
-        if lacking := OmegaConf.missing_keys(merged):
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        claims: Claims = OmegaConf.to_object(merged)
+        claims: Claims = typed(Claims, path)
         for claim in claims.all():
             if wrong := _wrong_with(claim, tables):
                 raise ValueError(f'"{claim.sentence}" {wrong}')
         return claims
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} can't be used ({first_line(error)}): mend it, or the table in configs/table.") from error
 
 
@@ -126,19 +122,14 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
     found = next((own for own in comparisons if (own["row"], own["against"], own["column"]) == compared), None)
     if found is None:
         return Finding("not tested", _why_not(claim, record))
-    rows = {row["name"]: row for row in record["rows"]}
-    lacking = [
-        f"n = {number} of {rows[name]['wanted']}"
-        for name, values in ((name, rows[name]["values"][claim.column]) for name in (claim.row, claim.against))
-        if (number := len(values)) < rows[name]["wanted"]
-    ]
-    changes = [own for own in record["changes"] if not own.startswith(SAME)]
-    if changes:
+    if changes := [own for own in record["changes"] if not own.startswith(SAME)]:
         return Finding("not tested", f"the table is made with {' '.join(changes)}")
-    if lacking:  # who looks early may find what isn't there
-        return Finding("not tested", f"so far {lacking[0]}")
+    rows = {row["name"]: row for row in record["rows"]}
+    for row in (rows[claim.row], rows[claim.against]):
+        if (number := len(row["values"][claim.column])) < row["wanted"]:  # who looks early may find what isn't there
+            return Finding("not tested", f"so far n = {number} of {row['wanted']}")
     column, digits = record["columns"][claim.column], record["columns"][claim.column]["digits"]
-    difference = Difference(found["mean"], found["interval"], found["p"], tuple(found["n"]), found["paired"])
+    difference = difference_of(found)
     words = verdict(difference, column["more_is_better"])
     if difference.p is None:
         return Finding("not tested", words)

@@ -32,6 +32,7 @@ class Numbers:
         without: why there are none, if there can be none.
         failed: what ended by an error -> the error.
         impossible: key of a column -> why the row can't have a number there.
+        evaluated_by: versions of the code by which suites were made.
     """
 
     values: dict[str, dict[int, float]]
@@ -42,6 +43,7 @@ class Numbers:
     without: str = ""
     failed: dict[str, str] = field(default_factory=dict)
     impossible: dict[str, str] = field(default_factory=dict)
+    evaluated_by: set[str] = field(default_factory=set)
 
 
 def code_of(record: Mapping[str, Any]) -> str:
@@ -68,11 +70,14 @@ def read_result(folder: Path, seeds: Sequence[int], suite: str, together: bool =
     return record if abs(record["seconds"] - took) < 0.001 * len(seeds) else None
 
 
-def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int], scale: str = "") -> Numbers:
+def collect(
+    table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int], epochs: int, scale: str = ""
+) -> Numbers:
     """The numbers of a row from the runs in ``folder/seed=<n>``; those of a deep ensemble are one number, under its first seed.
 
     Args:
         done: seeds of finished runs with the row's config; others have no part.
+        epochs: of a run.
         scale: for the number of seeds that there should be.
     """
     groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
@@ -87,14 +92,17 @@ def collect(table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Co
         for key, column in table.columns.items():
             if column.x == "epoch":
                 line = _history(runs[0].history, column)
-                if not line:
-                    lacking = f"{runs[0].history} has no {column.metric}: move the run away to train it again."
+                if epochs not in line:  # a run measures at its end, whatever else
+                    lacking = f"{runs[0].history} has no {column.metric} of epoch {epochs}: move the run away to train it again."
                     found.failed[f"seed {group[0]}"] = lacking
+                    continue
             else:
                 suite = column.suite or ("accuracy" if row.together else "")
                 record = read_result(folder, group, suite, row.together) if suite else own[0]
                 if record is None and (error := results_in(folder, group, row.together) / error_of(suite)).exists():
                     found.failed[f"seed {group[0]}, suite={suite}"] = error.read_text(encoding="utf-8").strip()
+                if suite and record is not None:
+                    found.evaluated_by.add(code_of(record))
                 line = _line(record, column, row.predictor)
                 if record is not None and not line:
                     where = f"suite={suite} on dataset={record['dataset']}" if suite else "a run"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from late_phase.reporting.claims import VERDICTS, Claim, Finding, judge, read_claims
-from late_phase.reporting.statistics import LEVEL
+from late_phase.reporting.statistics import outcome
 from late_phase.reporting.table_config import Table, read_table
-from late_phase.reporting.table_files import PAPER
+from late_phase.reporting.table_files import KEYS, PAPER, difference_of
 from late_phase.reporting.tables import Said, of_paper, provenance
 from late_phase.support.errors import UserError
 
@@ -128,12 +128,15 @@ def read_page(results: Path, root: Path) -> Page:
     own = []
     for path in sorted(results.glob("tables/**/*.json")):
         table = _read_table(path, results)
+        name, of_scale = table.record["name"], made.setdefault(table.record["scale"], {})
         if _order(table.record["place"]) is None:
             own.append(table)
+        elif name in of_scale:
+            raise UserError(f"{path} and {results / of_scale[name].file}.json are of the same table and scale: delete one.")
         else:
-            made.setdefault(table.record["scale"], {})[table.record["name"]] = table
+            of_scale[name] = table
     known = [*claims.scales, *sorted(made.keys() - claims.scales.keys())]
-    scales = [_scale(name, claims.scales.get(name, ""), made[name], tables) for name in known if name in made]
+    scales = [_scale(name, claims.scales.get(name, ""), made[name], tables) for name in known if made.get(name)]
     scales = [scale for scale in scales if scale.tables] or [_scale(PAPER, claims.scales.get(PAPER, ""), {}, tables)]
     tested = {scale.name: made.get(scale.name, {}) for scale in scales}
     topics = {topic.title: [_judged(claim, tables[claim.table], tested) for claim in topic.claims] for topic in claims.topics}
@@ -150,6 +153,8 @@ def read_page(results: Path, root: Path) -> Page:
 def _read_table(path: Path, results: Path) -> Made:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := KEYS - record.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
         figure = Path("figures", path.relative_to(results / "tables")).with_suffix(".svg")
         return Made(
             file=path.relative_to(results).with_suffix("").as_posix(),
@@ -158,7 +163,7 @@ def _read_table(path: Path, results: Path) -> Made:
             figure=figure.as_posix() if (results / figure).exists() else "",
             record=record,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no table ({error}): make it anew, or delete it.") from error
 
 
@@ -170,11 +175,8 @@ def pipe_table(lines: Sequence[str]) -> list[list[str]]:
 
 def _counted(record: Mapping[str, Any]) -> str:
     """How many of a table's comparisons go which way."""
-    found = Counter()
-    for own in record["comparisons"]:
-        better = (own["mean"] > 0) == record["columns"][own["column"]]["more_is_better"]
-        significant = own["p"] is not None and own["p"] < LEVEL
-        found["no test" if own["p"] is None else ("better" if better else "worse") if significant else "within noise"] += 1
+    columns = record["columns"]
+    found = Counter(outcome(difference_of(own), columns[own["column"]]["more_is_better"]) for own in record["comparisons"])
     return ", ".join(f"{found[word]} {word}" for word in ("better", "worse", "within noise", "no test") if found[word])
 
 

@@ -128,17 +128,23 @@ def _by_t(mean: float, error: float, freedom: float, n: tuple[int, int], paired:
     return Difference(mean, (mean - half, mean + half), p, n, paired)
 
 
+def outcome(difference: Difference, more_is_better: bool) -> str:
+    """``better``, ``worse``, ``within noise``, or ``no test``."""
+    if difference.p is None:
+        return "no test"
+    if difference.p >= LEVEL:
+        return "within noise"
+    return "better" if (difference.mean > 0) == more_is_better else "worse"
+
+
 def verdict(difference: Difference, more_is_better: bool) -> str:
-    """In words, with p: better, worse, or within noise."""
-    p = difference.p
+    """The outcome with p, or why there is none."""
+    p, said = difference.p, outcome(difference, more_is_better)
     if p is None:
-        return "no test with n = 1" if min(difference.n) == 1 else "no test, as the spread over seeds is 0 or not known"
+        return f"{said} with n = 1" if min(difference.n) == 1 else f"{said}, as the spread over seeds is 0 or not known"
     # As many digits as it takes to see on which side of the level p is, at least two.
     digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
-    stated = f"p = {p:.{digits}g}" if p >= 0.001 else "p < 0.001"
-    if p >= LEVEL:
-        return f"within noise ({stated})"
-    return f"better ({stated})" if (difference.mean > 0) == more_is_better else f"worse ({stated})"
+    return f"{said} (p = {p:.{digits}g})" if p >= 0.001 else f"{said} (p < 0.001)"
 
 
 def seeds_needed(difference: float, std_one: float, std_other: float, power: float = 0.8, level: float = LEVEL) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -114,6 +115,22 @@ def seeds_of(table: Table, row: Row, scale: str) -> list[int]:
     return row.seeds or table.seeds
 
 
+UNREADABLE = (OSError, ValueError, YAMLError, OmegaConfBaseException)
+"""What :func:`typed` raises."""
+
+
+def typed(schema: type[Any], path: Path) -> Any:
+    """The instance of a dataclass that a YAML file describes, with all its keys.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError, omegaconf.errors.OmegaConfBaseException: it describes none.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
+    if lacking := OmegaConf.missing_keys(merged):
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    return OmegaConf.to_object(merged)
+
+
 def read_table(path: Path) -> Table:
     """The table that a file describes.
 
@@ -121,20 +138,26 @@ def read_table(path: Path) -> Table:
         UserError: it describes none.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Table), OmegaConf.load(path))
-        if lacking := OmegaConf.missing_keys(merged):
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-        table: Table = OmegaConf.to_object(merged)
+        table: Table = typed(Table, path)
         names = [row.name for row in table.rows]
+        if not (names and table.columns):
+            raise ValueError("it has no rows or no columns")
+        drawn = any(row.x is not None for row in table.rows) or any(column.x for column in table.columns.values())
+        if drawn != bool(table.figure):
+            raise ValueError("an x and a figure go together, and one of them is not there")
         for row in table.rows:
             if names.count(row.name) > 1:
                 raise ValueError(f"there are several rows of the name {row.name}")
             if row.against and row.against not in names:
                 raise ValueError(f"{row.name} is compared with {row.against}, which is no row")
+            if row.against == row.name:
+                raise ValueError(f"{row.name} is compared with itself")
+            if row.together and any(column.x == "epoch" for column in table.columns.values()):
+                raise ValueError(f"{row.name} is a deep ensemble, which has no epochs")
             if unknown := row.paper.keys() - table.columns.keys():
                 raise ValueError(f"{row.name} has numbers of {', '.join(sorted(unknown))}, which is no column")
             if not all(1 <= len(numbers) <= 2 for numbers in row.paper.values()):
                 raise ValueError(f"a number of {row.name} is not [mean] or [mean, spread]")
         return table
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is no table ({first_line(error)}): see its neighbours.") from error

@@ -11,12 +11,16 @@ from filelock import FileLock
 
 from late_phase.reporting.figures import draw
 from late_phase.reporting.numbers import Numbers, code_of
+from late_phase.reporting.statistics import Difference
 from late_phase.reporting.table_config import Table
 from late_phase.reporting.tables import Said, as_csv, as_latex, as_markdown, comparisons, runs_of, say
 from late_phase.support.files import write_json, write_text
 
 PAPER = "paper"
 """The scale of a record where none was chosen."""
+
+KEYS = {"name", "place", "scale", "changes", "said", "columns", "rows", "comparisons", "runs"}
+"""Of a record."""
 
 
 def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, scale: str, changes: Sequence[str]) -> list[Path]:
@@ -65,7 +69,7 @@ def as_record(
             {
                 "row": found.row,
                 "against": found.against,
-                "column": next(key for key, column in table.columns.items() if column is found.column),
+                "column": found.key,
                 **asdict(found.difference),
             }
             for found in comparisons(table, results)
@@ -76,3 +80,15 @@ def as_record(
             for record in runs_of(results)
         ],
     }
+
+
+def difference_of(comparison: Mapping[str, Any]) -> Difference:
+    """The difference in one of a record's comparisons."""
+    interval = comparison["interval"]
+    return Difference(
+        comparison["mean"],
+        None if interval is None else tuple(interval),
+        comparison["p"],
+        tuple(comparison["n"]),
+        comparison["paired"],
+    )

@@ -92,12 +92,14 @@ class Comparison:
     """Two rows in one column, row − against, and what the paper's numbers say of them.
 
     Attributes:
+        key: of the column.
         paper: the paper's difference, None if it has none.
         seeds: how many seeds of either row show such a difference four times of five; None if the paper's spread is not known.
     """
 
     row: str
     against: str
+    key: str
     column: Column
     difference: Difference
     paper: float | None
@@ -121,7 +123,7 @@ def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison
             ours, other = results[row.name].values[key], results[row.against].values[key]
             if ours and other:
                 published = of_paper(row.paper.get(key), rows[row.against].paper.get(key))
-                found.append(Comparison(row.name, row.against, column, compare(ours, other), *published))
+                found.append(Comparison(row.name, row.against, key, column, compare(ours, other), *published))
     return found
 
 
@@ -166,7 +168,10 @@ def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
     lines += [f"{row.name}: {row.note}" for row in table.rows if row.note]
     ensembles = {row.name: results[row.name] for row in table.rows if row.together}
     lines += [f"{name}: ours is of {len(own.records)} runs." for name, own in ensembles.items() if any(own.values.values())]
-    return [*lines, *table.notes, *provenance(runs_of(results))]
+    lines += [*table.notes, *provenance(runs_of(results))]
+    if len(codes := set().union(*(own.evaluated_by for own in results.values()))) > 1:
+        lines.append(f"The evaluations are by {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
+    return lines
 
 
 def runs_of(results: Mapping[str, Numbers]) -> list[dict[str, Any]]:
