@@ -16,7 +16,7 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: TrainConfig, directory: Path) -> None:
-    from late_phase.training.loop import run  # takes seconds to import, and the config is checked by now
+    from late_phase.training.loop import run  # imported late: it takes seconds, and a wrong config is refused before
 
     run(config, directory)
 

@@ -1,8 +1,8 @@
-"""What late-phase training costs, and what this project's way of training gains, on the machine at hand (``make bench``).
+"""Measures what late-phase training costs, and what this project's way of training gains, on this machine (``make bench``).
 
-Times are compared in pairs of blocks, one right after the other and in alternating order, so that a machine that slows down slows
-down both. All are in seconds per 50,000 images, an epoch of CIFAR; images and labels are random. The machine has to be quiet: what
-else runs on its cores is noise at best.
+Times are compared in pairs of blocks. The two blocks run one right after the other, in alternating order. A machine that slows down
+then slows down both. All times are in seconds per 50,000 images, which is one epoch of CIFAR. Images and labels are random.
+Keep the machine quiet: other programs on its cores add noise at best.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from late_phase.support.paths import path_argument
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument(
-        "--pairs", type=count, default=Sizes.pairs, metavar="N", help="pairs of blocks per measurement (default: %(default)s)"
+        "--pairs", type=count, default=Sizes.pairs, metavar="N", help="pairs of blocks in each measurement (default: %(default)s)"
     )
-    parser.add_argument("--json", type=path_argument, metavar="FILE", help="write all numbers to FILE as well")
+    parser.add_argument("--json", type=path_argument, metavar="FILE", help="also write all numbers to FILE")
     arguments = parser.parse_args()
     if arguments.json:
         check_file("--json", str(arguments.json), arguments.json)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler else complains of there being no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler complains about a missing GPU
     device = choose_device("auto")
     with torch_settings(device, None, seed=0):
         record = benchmark(Sizes(pairs=arguments.pairs), device)

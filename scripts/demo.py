@@ -1,4 +1,4 @@
-"""The method in two minutes on any machine: plain and late-phase training on handwritten digits, three seeds each."""
+"""Shows the method in two minutes on any machine: plain and late-phase training on handwritten digits, three seeds each."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluates a finished run, several as a deep ensemble, or given weights, by the suites that the README lists.
+"""Evaluates a finished run, several runs as a deep ensemble, or weights of any origin, by the suites that the README lists.
 
 ``python scripts/evaluate.py run=outputs/EXPERIMENT/VARIANT/seed=0 [suite=NAME] [dataset=NAME]``
 ``python scripts/evaluate.py run=outputs/EXPERIMENT/VARIANT [seeds=[0,1,2]] [suite=NAME] [dataset=NAME]``
@@ -23,7 +23,7 @@ def main(composed: DictConfig) -> None:
 
 
 def error_file(composed: DictConfig) -> Path | None:
-    """Where the error of a job goes; beside the results, if it names a run and a suite."""
+    """Returns the file for a job's error, beside the results; None if the job names no run that exists."""
     if composed.run is None or not Path(composed.run).is_dir():
         return None
     run = Path(composed.run)
@@ -32,7 +32,7 @@ def error_file(composed: DictConfig) -> Path | None:
 
 
 def run(config: EvaluateConfig) -> None:
-    # These take seconds to import, and the config is checked by now.
+    # Imported late: they take seconds, and a wrong config is refused before.
     from late_phase.reporting.suite_tables import suite_table
     from late_phase.suites.evaluate import evaluate
     from late_phase.support.devices import choose_device, torch_settings

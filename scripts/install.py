@@ -1,6 +1,7 @@
-"""Installs the locked environment into ``.venv``, with uv where there is one and with pip otherwise. ``make setup`` runs it.
+"""Installs the locked environment into ``.venv``, with uv if it is installed and with pip otherwise. ``make setup`` runs it.
 
-With ``--check`` it only says whether this Python will do. It is valid Python 3.6, so that an old Python can say that it is too old.
+With ``--check`` it only says whether this Python can be used. The script is valid Python 3.6: an old Python can then say that it is
+too old.
 """
 
 import importlib.util
@@ -25,17 +26,17 @@ INSTALLING = VENV / ".installing"
 INSTALLED = VENV / ".installed"
 
 HERE = f"for Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-# What installers print when they fail, and the sentence for it. The first pattern that fits is the reason.
+# Patterns of what installers print when they fail, each with the sentence for the user. The first pattern that matches counts.
 REASONS = (
     (
         r"(?:Errno|os error) (?:28|122)\b",
-        "no space is left: .venv takes up to 6 GB and its downloads 3 GB more; {free}: make room.",
+        "no space is left: .venv takes up to 6 GB and its downloads 3 GB more; {free}: free some space.",
     ),
     (r"(?:Errno|os error) (?:1|13|30)\b[^'\n]*(?:'(?P<what>[^'\n]+))?", "{what} can't be written: change its permissions."),
     (
         r"Connection ?(?:Error|refused|reset|broken)|Connect(?:ion)? ?timeout|timed out|unreachable|name resolution|name or service"
         r"|NewConnection|ProxyError|SSLError|dns error|error sending request",
-        "the package index can't be reached: check the network, and the proxy, index and certificates that it uses.",
+        "the package index can't be reached: check the network, and the proxy, index and certificates that the installer uses.",
     ),
     (
         r"No matching distribution found for (?P<what>[^\s(]+)|Distribution `(?P<also>[^ `]+)",
@@ -43,24 +44,29 @@ REASONS = (
     ),
     (
         r"Failed to build|Failed building|metadata-generation-failed",
-        f"a package has no wheel {HERE}, and can't be built for the reason above: try another Python with PYTHON=/path/to/python.",
+        f"a package has no wheel {HERE}, and its build failed, as shown above: try another Python with PYTHON=/path/to/python.",
     ),
-    (r"", "the installer failed for the reason above: mend it, then run `make setup` again."),
+    (r"", "the installer failed for the reason above: fix it, then run `make setup` again."),
 )
 
 
 def unfit(uv: bool) -> str:
-    """Why this Python can't make the environment, in one sentence; empty if it can."""
+    """Says in one sentence why this Python can't make the environment; empty if it can."""
     if sys.version_info < (3, 11):  # noqa: UP036
         version = platform.python_version()
         return f"{sys.executable} is Python {version}, which is too old: name one of 3.11 to 3.14 with PYTHON=/path/to/python."
     if not uv and importlib.util.find_spec("ensurepip") is None:
-        return f"{sys.executable} has no venv module: install it (on Debian python3-venv) or uv, or name another with PYTHON=."
+        return (
+            f"{sys.executable} has no venv module: install it (python3-venv on Debian) or uv, or name another Python with PYTHON=."
+        )
     return ""
 
 
 def explain(output: str) -> str:
-    """Why an installer failed, in one sentence with the cure; below what the installer said last if that sentence refers to it."""
+    """Says in one sentence why an installer failed, and what to do.
+
+    If the sentence refers to the reason above, the end of the installer's own output comes first.
+    """
     output = output[-4000:].rstrip()
     matches = ((re.search(pattern, output, re.IGNORECASE), sentence) for pattern, sentence in REASONS)
     found, sentence = next(match for match in matches if match[0])
@@ -71,7 +77,7 @@ def explain(output: str) -> str:
 
 
 class Status:
-    """A line that says what is done and for how long: kept up to date on a terminal, repeated every 15 seconds elsewhere."""
+    """A line with the current step and the time so far: updated in place on a terminal, printed every 15 seconds elsewhere."""
 
     def __init__(self) -> None:
         self.began = self.shown = time.monotonic()
@@ -79,9 +85,9 @@ class Status:
         self.downloading = {}
 
     def read(self, line: str) -> None:
-        """Takes in a line of the output of pip, which downloads one file at a time, or of uv, which downloads many."""
+        """Follows one line of the installer's output. pip downloads one file at a time, uv downloads many."""
         word, _, rest = line.strip().partition(" ")
-        rest = re.sub(r"(-[\d.]+\w*)-\S+", r"\1", rest)  # of a wheel name and version only
+        rest = re.sub(r"(-[\d.]+\w*)-\S+", r"\1", rest)  # keeps only name and version of a wheel
         name = rest.partition(" ")[0]
         progress = re.match(r"Progress (\d+) of ([1-9]\d*)$", line)
         if word == "Downloading":
@@ -115,10 +121,10 @@ class Status:
 
 
 def run(status: Status, doing: str, *command: str) -> None:
-    """Runs a command, which the status calls ``doing`` until it says more.
+    """Runs a command. The status shows ``doing`` until the command prints more.
 
     Raises:
-        SystemExit: it failed; the message says why.
+        SystemExit: the command failed; the message says why.
     """
     status.doing = doing
     environment = dict(os.environ, NO_COLOR="1")
@@ -136,16 +142,16 @@ def run(status: Status, doing: str, *command: str) -> None:
                 lines.append(line)
                 status.read(line)
         finally:
-            process.terminate()  # if it is this process that was stopped
+            process.terminate()  # matters only if this process was stopped
             process.wait()
     if process.returncode:
         sys.exit(explain("".join(lines)))
 
 
 def install(status: Status, uv: "str | None") -> None:
-    """Makes ``.venv`` as the lock has it. The stamp comes last.
+    """Makes ``.venv`` from the lock, and writes the stamp last.
 
-    A stopped install is begun anew, because uv takes half a package for a whole one; what it downloaded is in a cache.
+    A stopped install starts again from an empty folder, because uv takes half a package for a whole one. Its downloads are cached.
     """
     whole = PYTHON.exists() and LIBRARY.is_dir() and not INSTALLING.exists()
     pip = importlib.util.find_spec("ensurepip") is not None
@@ -158,7 +164,7 @@ def install(status: Status, uv: "str | None") -> None:
         run(status, "unpacking", *install, "-r", "requirements.lock")
     else:
         install = [str(PYTHON), "-m", "pip", "install"]
-        raw = "raw" in subprocess.run([*install, "--help"], capture_output=True, text=True).stdout  # pip 24.1
+        raw = "raw" in subprocess.run([*install, "--help"], capture_output=True, text=True).stdout  # since pip 24.1
         run(status, "reading the lock", *install, "--progress-bar", "raw" if raw else "off", "-r", "requirements.lock")
     run(status, "installing late-phase", *install, "--no-deps", "-e", ".")
     INSTALLING.replace(INSTALLED)
@@ -184,7 +190,7 @@ def main() -> None:
     try:
         install(status, uv)
     except KeyboardInterrupt:
-        message = "interrupted: `make setup` takes it up again."
+        message = "interrupted: run `make setup` again."
     except OSError as error:
         message = explain(str(error))
     finally:

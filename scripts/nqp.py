@@ -1,9 +1,12 @@
-"""The noisy quadratic problem: ``python scripts/nqp.py [KEY=VALUE ...]``, in sweeps ``-m K=1,2,5,10``; ``configs/nqp.yaml`` has
-the keys. ``task=figure1`` is ``make figure1``; ``task=speed`` compares the vectorised simulator with a plain loop."""
+"""Simulates the noisy quadratic problem: ``python scripts/nqp.py [KEY=VALUE ...]``; sweeps are written as ``-m K=1,2,5,10``.
+
+``configs/nqp.yaml`` lists the keys. ``task=figure1`` draws Figure 1, as ``make figure1`` does. ``task=speed`` compares the
+vectorised simulator with a plain loop.
+"""
 
 import os
 
-# One thread for each process: the matrices are small. Before numpy is imported.
+# One thread for each process, as the matrices are small. numpy reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import platform
@@ -39,7 +42,7 @@ def provenance(began: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(sum(times[:4]), 1),  # of this process and its workers, whatever else the machine does
+        "cpu_seconds": round(sum(times[:4]), 1),  # of this process and its workers only
     }
 
 
@@ -57,7 +60,7 @@ def run(config: NqpConfig) -> None:
     tasks[config.task](config, settings, time.monotonic())
 
 
-# What tasks import takes long, and isn't needed to read the command line.
+# The tasks import late: it takes long, and reading the command line doesn't need it.
 
 
 def measure_point(config: NqpConfig, settings: Settings, began: float) -> None:
@@ -107,7 +110,7 @@ def compare_speed(config: NqpConfig, settings: Settings, began: float) -> None:
 
 
 def announce(what: str, seconds: float) -> None:
-    """Says on standard error what is going to take more than a minute."""
+    """Says on standard error how long the next step will take, if that is more than a minute."""
     if seconds > 60:
         print(f"{what} will take about {duration(seconds)}", file=sys.stderr, flush=True)
 

@@ -1,6 +1,6 @@
-"""Downloads, verifies and extracts a dataset, or says what is there: ``python scripts/prepare_data.py NAME [--root FOLDER]``.
+"""Makes a dataset ready and says what it contains: ``python scripts/prepare_data.py NAME [--root FOLDER]``, or ``make data-NAME``.
 
-``make data-NAME`` is the same. Files that are in the folder already, whole archives or extracted ones, are taken as they are.
+It downloads, verifies and extracts what is missing. Archives and extracted files that are already in the folder are used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from late_phase.support.paths import path_argument
 
 def main() -> None:
     load_plugins()
-    from late_phase.data.prepare import PREPARED, prepare  # plug-ins have registered theirs by now
+    from late_phase.data.prepare import PREPARED, prepare  # imported after the plug-ins have registered their datasets
 
     parser = Parser(__doc__)
     parser.add_argument("name", type=one_of(PREPARED), metavar="NAME", help=", ".join(PREPARED))
-    parser.add_argument("--root", type=path_argument, default="data", metavar="FOLDER", help="where the files are (default: data)")
+    parser.add_argument("--root", type=path_argument, default="data", metavar="FOLDER", help="folder of the files (default: data)")
     arguments = parser.parse_args()
     print(prepare(arguments.name, str(arguments.root)))
 

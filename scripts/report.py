@@ -1,4 +1,7 @@
-"""Table and curves of all finished runs below some folders: ``python scripts/report.py outputs/EXPERIMENT ... [--to FOLDER]``."""
+"""Prints a table of all finished runs below some folders, and draws their curves with ``--to``.
+
+``python scripts/report.py outputs/EXPERIMENT ... [--to FOLDER]``
+"""
 
 from pathlib import Path
 
@@ -8,8 +11,13 @@ from late_phase.support.paths import path_argument
 
 
 def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
-    """Prints the table; with ``to`` also writes ``table.md`` and the curves there, with ``keep`` the runs' numbers, too."""
-    # These take seconds to import, and --help doesn't need them.
+    """Prints the table.
+
+    Args:
+        to: the folder for ``table.md`` and the curves.
+        keep: whether to copy the runs' numbers there, too.
+    """
+    # Imported late: they take seconds, and --help doesn't need them.
     from late_phase.reporting.curves import plot_curves
     from late_phase.reporting.runs import copy_runs, find_runs, table
     from late_phase.support.files import make_folder, write_text
@@ -27,9 +35,9 @@ def report(folders: list[Path], to: Path | None, keep: bool = False) -> None:
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("folders", nargs="+", type=path_argument, metavar="FOLDER", help="a run's directory, or one above it")
-    parser.add_argument("--to", type=path_argument, metavar="FOLDER", help="for table.md and accuracy.png, or of texts bpc.png")
-    parser.add_argument("--keep", action="store_true", help="copy config, history and metrics of the runs there, too")
+    parser.add_argument("folders", nargs="+", type=path_argument, metavar="FOLDER", help="a run's directory, or a folder above it")
+    parser.add_argument("--to", type=path_argument, metavar="FOLDER", help="folder for table.md and accuracy.png (texts: bpc.png)")
+    parser.add_argument("--keep", action="store_true", help="also copy config, history and metrics of each run to --to")
     arguments = parser.parse_args()
     if arguments.keep and arguments.to is None:
         parser.error("--keep needs --to")

@@ -1,6 +1,6 @@
 """Makes tables and figures of the paper: trains and evaluates what is missing, then writes the paper's numbers beside ours.
 
-``python scripts/table.py table3`` makes Table 3; ``--dry`` says what it would run. ``configs/table`` has all tables and figures.
+``python scripts/table.py table3`` makes Table 3, and with ``--dry`` only says what it would run. ``configs/table`` has all of them.
 """
 
 import sys
@@ -21,39 +21,39 @@ def main() -> None:
     parser = Parser(__doc__)
     known = sorted(path.stem for path in TABLES.glob("*.yaml"))
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(known))
-    parser.add_argument("--dry", action="store_true", help="train and evaluate nothing: say what is there and what is missing")
-    parser.add_argument("--build", action="store_true", help="train and evaluate nothing: make the tables of what is there")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="instead of those of the table")
-    parser.add_argument("--scale", default="", metavar="NAME", help="instead of the paper's: one of configs/scale")
+    parser.add_argument("--dry", action="store_true", help="train and evaluate nothing, only list which runs are done or missing")
+    parser.add_argument("--build", action="store_true", help="train and evaluate nothing, make the tables from finished runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="seeds to use instead of the table's")
+    parser.add_argument("--scale", default="", metavar="NAME", help="a scale of configs/scale instead of the paper's")
     parser.add_argument(
-        "--data", type=path_argument, metavar="FOLDER", help="images to take instead: FOLDER/train/<class>/*, .../test/..."
+        "--data", type=path_argument, metavar="FOLDER", help="your own images: FOLDER/train/<class>/*, FOLDER/test/<class>/*"
     )
-    parser.add_argument("--images", type=int, metavar="N", help="number of training images, a random choice; 0 for all")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: whichever is there)")
+    parser.add_argument("--images", type=int, metavar="N", help="train on N images, chosen at random; 0 for all")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator if there is one)")
     parser.add_argument(
-        "--with", dest="extra", nargs="+", default=[], metavar="OVERRIDE", help="for all runs, such as compute.precision=bf16"
+        "--with", dest="extra", nargs="+", default=[], metavar="OVERRIDE", help="overrides of all runs: compute.precision=bf16, ..."
     )
     parser.add_argument(
-        "--mixed", action="store_true", help="let runs of different versions of the code stand in one table, and say so"
+        "--mixed", action="store_true", help="allow runs by different versions of the code in one table; the table notes it"
     )
-    parser.add_argument("--launcher", default="basic", help="Hydra's: basic, joblib, ... (default: basic)")
-    parser.add_argument("--outputs", type=path_argument, default=ROOT / "outputs", metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--to", type=path_argument, default=RESULTS, metavar="FOLDER", help="for tables/ and figures/")
+    parser.add_argument("--launcher", default="basic", help="launcher of Hydra: basic, joblib, ... (default: basic)")
+    parser.add_argument("--outputs", type=path_argument, default=ROOT / "outputs", metavar="FOLDER", help="folder of the runs")
+    parser.add_argument("--to", type=path_argument, default=RESULTS, metavar="FOLDER", help="folder for tables/ and figures/")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in known]:
-        parser.error(f"{unknown[0]} is no table of {', '.join(known)}")
+        parser.error(f"{unknown[0]} is not one of {', '.join(known)}")
     scales = sorted(path.stem for path in (ROOT / "configs" / "scale").glob("*.yaml"))
     if arguments.scale and arguments.scale not in scales:
-        parser.error(f"--scale {arguments.scale} is none of {', '.join(scales)}")
+        parser.error(f"--scale {arguments.scale} is not one of {', '.join(scales)}")
     if arguments.images is not None and arguments.images < 0:
-        parser.error(f"--images {arguments.images} is no number of images: choose one from 1 on, or 0 for all")
+        parser.error(f"--images {arguments.images} is negative: choose a number of at least 1, or 0 for all")
     if named := [override for override in arguments.extra if override.partition("=")[0] == "seed"]:
-        parser.error(f"--with {named[0]} would be the seed of all runs: choose them with --seeds")
+        parser.error(f"--with {named[0]} would give all runs the same seed: choose seeds with --seeds")
     make(arguments)
 
 
 def make(arguments: Namespace) -> None:
-    # These take seconds to import, and --help doesn't need them.
+    # Imported late: they take seconds, and --help doesn't need them.
     from late_phase.command_line.commands import evaluation, launched_by, training
     from late_phase.command_line.hydra_jobs import register_schemas
     from late_phase.command_line.overrides import literal
@@ -84,9 +84,9 @@ def make(arguments: Namespace) -> None:
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
     if changes and arguments.to.resolve() == RESULTS:
         raise UserError(
-            f"{' '.join(changes)} makes other runs than those of results/: say where to put the tables with --to FOLDER."
+            f"{' '.join(changes)} makes runs that don't belong in results/: choose another folder for the tables with --to FOLDER."
         )
-    for name, planned in plans.items():  # before any of them takes time
+    for name, planned in plans.items():  # all plans are checked before any training starts
         print(f"{tables[name].place}, {tables[name].title}\n{summary(planned)}", flush=True)
         if not arguments.mixed:
             refuse_mixture(planned, training=not arguments.build)
@@ -108,8 +108,8 @@ def make(arguments: Namespace) -> None:
         files = write(table, collected(table, planned, scale), name, arguments.to, scale, planner.changes(table))
         print(f"\n{files[0].read_text(encoding='utf-8')}\nin {', '.join(map(str, files))}", flush=True)
     if failed or unfinished:
-        lacking = f"{unfinished} of {needed} runs are not finished" if unfinished else "not all evaluations ended well"
-        sys.exit(f"error: {lacking}, the tables say which: start the same command again.")
+        lacking = f"{unfinished} of {needed} runs are not finished" if unfinished else "some evaluations failed"
+        sys.exit(f"error: {lacking}, and the tables say which: run the same command again.")
 
 
 if __name__ == "__main__":

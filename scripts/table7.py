@@ -1,4 +1,4 @@
-"""Makes Table 7, the specification of WRN 28-10's hypernetworks, from the model: ``python scripts/table7.py``."""
+"""Makes Table 7, the specification of the hypernetworks of WRN 28-10, from the model itself: ``python scripts/table7.py``."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--to", type=path_argument, default=RESULTS, metavar="FOLDER", help="for tables/table7.md")
+    parser.add_argument("--to", type=path_argument, default=RESULTS, metavar="FOLDER", help="folder for tables/table7.md")
     arguments = parser.parse_args()
 
-    # These take seconds to import, and --help doesn't need them.
+    # Imported late: they take seconds, and --help doesn't need them.
     import torch
 
     from late_phase.architectures import build

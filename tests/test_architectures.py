@@ -199,7 +199,7 @@ def test_dropout_comes_before_the_second_linear_layer_of_lenet():
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5, float("nan")])
 @pytest.mark.parametrize("name", ["lenet", "wrn"])
 def test_dropout_that_is_no_probability(name, dropout):
-    with pytest.raises(ValueError, match=rf"^architecture\.dropout={dropout} is no probability: choose .*\.$"):
+    with pytest.raises(ValueError, match=rf"^architecture\.dropout={dropout} is out of range: choose .*\.$"):
         build(name, 3, 5, **SMALL[name], dropout=dropout)
 
 
@@ -297,5 +297,5 @@ def test_depths_that_do_not_exist(depth):
 
 @pytest.mark.parametrize("width", [0, -1])
 def test_widths_that_do_not_exist(width):
-    with pytest.raises(ValueError, match=rf"architecture\.width={width} is no widening factor: .*\.$"):
+    with pytest.raises(ValueError, match=rf"architecture\.width={width} is out of range: choose .*\.$"):
         build("wrn", 3, 10, depth=10, width=width)

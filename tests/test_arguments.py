@@ -10,18 +10,18 @@ from conftest import ROOT
 
 from late_phase.support.arguments import Parser, count, one_of
 
-NAMES = "none of digits, cifar10, cifar100, .*"
+NAMES = "not one of digits, cifar10, cifar100, .*"
 MISTAKES = {
-    "pairs that are no number": ("benchmark", ["--pairs=x"], r"argument --pairs: 'x' is no integer of at least 1: {usage}"),
-    "no pairs": ("benchmark", ["--pairs", "0"], r"argument --pairs: '0' is no integer of at least 1: {usage}"),
-    "half a pair": ("benchmark", ["--pairs=1.5"], r"argument --pairs: '1\.5' is no integer of at least 1: {usage}"),
+    "pairs that are no number": ("benchmark", ["--pairs=x"], r"argument --pairs: 'x' is not an integer of at least 1: {usage}"),
+    "no pairs": ("benchmark", ["--pairs", "0"], r"argument --pairs: '0' is not an integer of at least 1: {usage}"),
+    "half a pair": ("benchmark", ["--pairs=1.5"], r"argument --pairs: '1\.5' is not an integer of at least 1: {usage}"),
     "a missing value": ("benchmark", ["--pairs"], r"argument --pairs: expected one argument: {usage}"),
     "an unknown option": ("benchmark", ["--fast"], r"unrecognized arguments: --fast: {usage}"),
     "an unknown argument": ("benchmark", ["5"], r"unrecognized arguments: 5: {usage}"),
     "a folder as a file": (
         "benchmark",
         ["--json", "."],
-        r"--json=\. can't be used, as \. can't be written \(Is a directory\): choose .*\.",
+        r"--json=\. can't be used, because \. can't be written \(Is a directory\): choose .*\.",
     ),
     "no folders": ("report", [], r"the following arguments are required: FOLDER: {usage}"),
     "numbers without a place": ("report", ["x", "--keep"], r"--keep needs --to: {usage}"),
@@ -29,9 +29,9 @@ MISTAKES = {
     "no name": ("prepare_data", [], r"the following arguments are required: NAME: {usage}"),
     "an unknown name": ("prepare_data", ["cifar11"], rf"argument NAME: 'cifar11' is {NAMES}: {{usage}}"),
     "a name too many": ("prepare_data", ["digits", "noise"], r"unrecognized arguments: noise: {usage}"),
-    "an unknown table": ("table", ["table7"], r"table7 is no table of figure2, figure3, figure6, methods, table1, .*: {usage}"),
+    "an unknown table": ("table", ["table7"], r"table7 is not one of figure2, figure3, figure6, methods, table1, .*: {usage}"),
     "no table": ("table", [], r"the following arguments are required: NAME: {usage}"),
-    "an unknown scale": ("table", ["table3", "--scale", "huge"], r"--scale huge is none of convnet, digits, pydocs: {usage}"),
+    "an unknown scale": ("table", ["table3", "--scale", "huge"], r"--scale huge is not one of convnet, digits, pydocs: {usage}"),
     "arguments of the demo": ("demo", ["fast"], r"unrecognized arguments: fast: {usage}"),
 }
 USAGE = {

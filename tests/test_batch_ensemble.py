@@ -195,20 +195,20 @@ def test_misuse_is_one_sentence_with_the_cure():
     refused("init='uniform' is unknown", models.plain(), 2, "uniform")
     refused(r"ReLU has no nn\.Linear or nn\.Conv2d", nn.ReLU(), 2)
     refused(
-        "layer 1 is of type Conv2d with groups=2, which fast weights",
+        "layer 1 is of type Conv2d with groups=2, for which fast weights",
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=2)),
         2,
     )
     for layer in (nn.LSTM(3, 3), nn.GRUCell(3, 3), nn.Conv1d(3, 3, 3), nn.ConvTranspose2d(3, 3, 3), nn.Bilinear(3, 3, 3)):
         refused(
-            f"layer inner.1 is of type {type(layer).__name__}, which",
+            f"layer inner.1 is of type {type(layer).__name__}, for which",
             nn.ModuleDict({"inner": nn.Sequential(nn.Linear(3, 3), layer)}),
             2,
         )
-    refused("layer model is of type ParametrizedLinear, which", weight_norm(nn.Linear(3, 3)), 2)
+    refused("layer model is of type ParametrizedLinear, for which", weight_norm(nn.Linear(3, 3)), 2)
     twice = models.plain()
     BatchEnsemble(twice, 2)
-    refused("layer 0 is of type EnsembleLayer, which", twice, 2)
+    refused("layer 0 is of type EnsembleLayer, for which", twice, 2)
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     refused(r"0\.weight and 1\.weight are one parameter: build", tied, 2)

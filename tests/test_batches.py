@@ -258,7 +258,7 @@ def test_cutout_that_leaves_nothing_is_refused(height, width):
     """The largest one that isn't leaves a pixel of some image."""
     whole = 2 * max(height, width) - 1
     for size in (whole, whole + 1, 10**30):
-        with pytest.raises(UserError, match=rf"^dataset\.cutout={size} erases .* {width} x {height} pixels.*less than {whole}\.$"):
+        with pytest.raises(UserError, match=rf"^dataset\.cutout={size} always .* {width} x {height} pixels.*less than {whole}\.$"):
             epoch(random_images(3, 1, height, width), augmentation=Augmentation(cutout=size))
     images = torch.ones(height * width, 1, height, width)
     centres = torch.cartesian_prod(torch.arange(height), torch.arange(width)).T

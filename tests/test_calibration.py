@@ -113,5 +113,5 @@ def test_the_halves_are_fixed_by_the_seed():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_there_must_be_an_example_in_either_half(n):
-    with pytest.raises(ValueError, match=f"there are {n} examples"):
+    with pytest.raises(ValueError, match=f"needs at least two examples, but got {n}"):
         calibration_metrics(torch.zeros(n, 3), torch.zeros(n, dtype=torch.long))

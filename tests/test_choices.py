@@ -11,12 +11,12 @@ from late_phase.data import ImagesConfig
 
 
 def test_a_choice_is_made_once_and_in_a_group_that_there_is():
-    with pytest.raises(ValueError, match="architecture=lenet is there already: choose another name"):
+    with pytest.raises(ValueError, match="architecture=lenet already exists: choose another name"):
         register("architecture", "lenet", Chosen, dict)
-    with pytest.raises(ValueError, match="architectur is no group of the config: choose one of dataset, architecture, ensemble"):
+    with pytest.raises(ValueError, match="architectur is not a group of the config: choose one of dataset, architecture, ensemble"):
         register("architectur", "mine", Chosen, dict)
     for name in ("calibration", "all"):
-        with pytest.raises(ValueError, match=f"suite={name} is there already: choose another name"):
+        with pytest.raises(ValueError, match=f"suite={name} already exists: choose another name"):
             suites.register(name, dict, ("images",))
 
 

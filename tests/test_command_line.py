@@ -60,18 +60,18 @@ MISTAKES = {
     ),
     "an unknown choice": (["late_phase.running_statistics=median"], "running_statistics=median is unknown: choose one of mean,"),
     "a name without its group": (["architecture.name=wrn"], "architecture.name can't be set by itself"),
-    "an unknown device": (["runtime.device=cuda:99"], r"runtime\.device=cuda:99 is not to be had here"),
+    "an unknown device": (["runtime.device=cuda:99"], r"runtime\.device=cuda:99 is not available here"),
     "T0 after the end": (["late_phase.T0=300"], r"late_phase\.T0=300 is after the last epoch \(60\): choose"),
     "no members": (["late_phase.K=0"], r"late_phase\.K=0 is out of range"),
     "members without late-phase weights": (["late_phase=none", "late_phase.K=3"], "late_phase.K=3 needs late-phase weights"),
     "negative noise": (["late_phase.sigma0=-1"], r"late_phase\.sigma0=-1\.0 is out of range"),
     "no noise at all": (["late_phase.sigma0=nan"], r"late_phase\.sigma0=nan is out of range"),
     "a batch larger than the data": (["batch_size=5000"], r"batch_size=5000 is larger than the training set \(1437 images\)"),
-    "a batch of one": (["dataset.subset=33", "batch_size=32"], "batch_size=32 makes a minibatch of one of the 33 images"),
+    "a batch of one": (["dataset.subset=33", "batch_size=32"], "batch_size=32 leaves one of the 33 images alone in a minibatch"),
     "a subset larger than the data": (["dataset.subset=2000"], "ask for more than the 1437 training images of digits"),
-    "a missing image folder": (["dataset=image_folder", "dataset.root=nowhere"], "there is no folder nowhere/train"),
+    "a missing image folder": (["dataset=image_folder", "dataset.root=nowhere"], r"dataset\.root=nowhere has no folder train"),
     "no image folder given": (["dataset=image_folder"], r"dataset\.root is not set: add dataset\.root=VALUE\."),
-    "an empty image folder": (["dataset=image_folder", "dataset.root=empty"], "empty/train has no class folders"),
+    "an empty image folder": (["dataset=image_folder", "dataset.root=empty"], r"dataset\.root=empty has no class folders in train"),
     "an unreadable image": (["dataset=image_folder", "dataset.root=broken"], r"broken/train/a/2\.png is not a readable image"),
     "images of a size that does not fit": (
         ["dataset=image_folder", "dataset.root=large"],
@@ -99,31 +99,31 @@ MISTAKES = {
     "momentum missing": (["optimizer.momentum=0"], "optimizer.nesterov needs momentum"),
     "an impossible architecture": (["architecture=wrn", "architecture.depth=27"], r"architecture\.depth=27 is not 6 n \+ 4"),
     "debug overruled": (["+debug=smoke", "+experiment=digits_lenet_base"], "put .debug after .experiment"),
-    "a list of experiments": (["+experiment=[digits_lenet_base,digits_lenet_lpbn]"], "is a list, which run directories"),
+    "a list of experiments": (["+experiment=[digits_lenet_base,digits_lenet_lpbn]"], "is a list, but a run has one experiment"),
     "nonsense": (["epochs=[3"], r"'epochs=\[3' can't be read .*: write KEY=VALUE"),
     "a value without a key": (["=5"], "'=5' has no key: write KEY=VALUE"),
     "a key without a value": (["epochs"], "'epochs' has no value: write epochs=VALUE"),
     "nothing for a number": (["seed="], "seed: Value '' of type 'str' could not be converted to Integer"),
-    "a number for a choice": (["late_phase=3"], "late_phase=3 is no name of a choice: write late_phase=NAME"),
+    "a number for a choice": (["late_phase=3"], "late_phase=3 doesn't name a choice: write late_phase=NAME"),
     "nothing for a choice": (["dataset="], "dataset= is unknown: choose one of cifar10"),
     "a launcher that isn't installed": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere is unknown: choose one of basic"),
     "a sweep without -m": (["epochs=3,4"], "epochs=3,4 has several values: put -m before it"),
     "another sweep without -m": (["epochs=choice(3,4)"], "has several values: put -m before it"),
     "a key taken away": (["~epochs"], "epochs is not set: add epochs=VALUE"),
-    "an interpolation of nothing": (["dataset.mean=${nothing}"], r"\$\{nothing\} is no key of the config"),
-    "an empty path": (["architecture.weights="], "architecture.weights is empty: give a path; that of the current folder is a dot"),
+    "an interpolation of nothing": (["dataset.mean=${nothing}"], r"\$\{nothing\} is not a key of the config"),
+    "an empty path": (["architecture.weights="], "architecture.weights is empty: give a path, such as . for the current folder"),
     "another empty path": (["dataset=image_folder", "dataset.root=''"], "dataset.root is empty: give a path"),
     "an empty directory": (
         ["hydra.run.dir=''"],
-        "hydra.run.dir is empty: leave it out, or give a path;",
+        "hydra.run.dir is empty: leave it out, or give a path,",
     ),
     "an option that there is not": (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
     "no plus": (["experiment=digits_lenet_base"], r"write \+experiment=NAME"),
-    "a learning rate that is no number": (["optimizer.lr=nan"], r"optimizer\.lr=nan would not learn"),
+    "a learning rate that is no number": (["optimizer.lr=nan"], r"optimizer\.lr=nan is out of range"),
     "a momentum above one": (["optimizer.momentum=2"], r"optimizer\.momentum=2\.0 is out of range"),
-    "half of Adam": (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer\.betas=\[0\.9\] are not two"),
+    "half of Adam": (["optimizer=adam", "optimizer.betas=[0.9]"], r"optimizer\.betas=\[0\.9\] must be two numbers"),
     "gradient ascent": (["schedule.factors=[1,-1]"], "no factor below 0"),
-    "a device without memory": (["runtime.device=meta"], r"runtime\.device=meta is not to be had here"),
+    "a device without memory": (["runtime.device=meta"], r"runtime\.device=meta is not available here"),
     "averaging that never begins": (["averaging=swa"], r"averaging\.start=160 leaves none of 60 epochs to average"),
     "averaging without a beginning": (["averaging=swa", "averaging.start=null"], r"averaging\.start is not set"),
     "a Gaussian of many members": (["averaging=swag", "averaging.start=1"], "averaging=swag is a Gaussian over the weights of one"),
@@ -136,13 +136,13 @@ MISTAKES = {
     "rank-1 weights that may vanish": (["late_phase=rank1", "late_phase.spread=1"], r"late_phase\.spread=1\.0 is out of range"),
     "weights that would be lost": (
         ["late_phase=hypernetwork", "architecture.weights=here.pt"],
-        "late_phase=hypernetwork generates all convolutions anew: leave out architecture.weights",
+        "late_phase=hypernetwork generates new weights for all convolutions: leave out architecture.weights",
     ),
     "weights that are not there": (["architecture.weights=here.pt"], r"architecture\.weights=here\.pt"),
-    "a probability of 1": (["architecture.dropout=1"], r"architecture\.dropout=1\.0 is no probability"),
+    "a probability of 1": (["architecture.dropout=1"], r"architecture\.dropout=1\.0 is out of range"),
     "grey images for an ImageNet model": (["architecture=resnet50"], r"architecture=resnet50 with dataset=digits: .*channels"),
     "ascent of the base weights": (["late_phase.gamma_theta=-1"], r"late_phase\.gamma_theta=-1\.0 is out of range"),
-    "training on what has no classes": (["dataset=noise"], "dataset=noise is for evaluation only, it has no training images"),
+    "training on what has no classes": (["dataset=noise"], "dataset=noise is for evaluation only and has no training images"),
     "a negative seed": (["seed=-1"], r"seed=-1 is out of range: choose from 0 to below 2\^63"),
     "a seed of the split that is none": (["dataset.split_seed=-1"], r"dataset\.split_seed=-1 is out of range: choose from 0"),
     "no ImageNet": (["dataset=imagenet", "architecture=resnet50"], r"dataset\.root=.*imagenet lacks the folder train"),
@@ -278,7 +278,7 @@ def test_home_folders_stand_for_tildes_in_all_paths(main, tmp_path, monkeypatch)
     assert main("n=4", "K=1", "eta=0.1", "target_norm=2.0", "window=1", "output=~/nqp.json", script="scripts/nqp.py")[0] == 0
     assert (home / "nqp.json").exists()
     status, _ = main("dataset=image_folder", "dataset.root=~nobody-of-this-name/a")
-    assert "there is no folder ~nobody-of-this-name/a/train" in str(status)
+    assert "dataset.root=~nobody-of-this-name/a has no folder train" in str(status)
     assert {path.name for path in tmp_path.iterdir()} == {"home", "outputs"}
 
 
@@ -289,9 +289,9 @@ def test_a_config_file_has_paths_as_well(main, tmp_path, monkeypatch):
         (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(text)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     status, _ = main("--config-dir=mine", "+experiment=home")
-    assert f"there is no folder {tmp_path}/home/photos/train" in str(status)
+    assert f"dataset.root={tmp_path}/home/photos has no folder train" in str(status)
     status, _ = main("--config-dir=mine", "+experiment=empty")
-    assert status == "error: dataset.root is empty: give a path; that of the current folder is a dot."
+    assert status == "error: dataset.root is empty: give a path, such as . for the current folder."
 
 
 def test_a_run_whose_config_has_a_tilde_goes_on_as_it_is(main, tmp_path, monkeypatch):

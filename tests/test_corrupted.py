@@ -175,7 +175,7 @@ def test_a_damaged_file_is_refused(tiny, tmp_path, file, damage):
         path.write_bytes(pickle.dumps(Evil()))
     else:
         path.write_bytes({"empty": b"", "shortened": path.read_bytes()[:-1], "text": b"not an array"}[damage])
-    with pytest.raises(UserError, match=rf"{file} is missing or damaged .*: remove .* to have it anew\.$") as error:
+    with pytest.raises(UserError, match=rf"{file} is missing or damaged .*: remove .* to get it again\.$") as error:
         tiny.load()
     assert "\n" not in str(error.value) and not trace.exists()
 
@@ -204,7 +204,7 @@ def test_arrays_that_do_not_fit_are_refused(tiny):
         (folder / name).write_bytes(original)
         tiny.load()
 
-    refused("fog.npy", tiny.pixels["fog"][:-1], r"fog\.npy has the shape \(34, 32, 32, 3\), which is not that of 35 images")
+    refused("fog.npy", tiny.pixels["fog"][:-1], r"fog\.npy has the shape \(34, 32, 32, 3\), which doesn't fit 35 images")
     refused("fog.npy", tiny.pixels["fog"].astype(np.float32), "holds float32 instead of uint8")
     refused("fog.npy", tiny.pixels["fog"].transpose(0, 3, 1, 2), "has the shape")
     refused("labels.npy", tiny.labels[:-1], "five times the labels")

@@ -207,7 +207,7 @@ def test_a_complete_beginning_is_taken(server, tmp_path, size):
 @pytest.mark.parametrize("reply", [Reply(change=0), Reply(change=len(CONTENT) - 1), Reply(change=7, length=False)])
 @pytest.mark.parametrize("size", [True, False])
 def test_a_changed_byte_is_noticed_and_nothing_is_left(server, tmp_path, reply, size):
-    assert "not the expected one" in refused(known(server.serve("a", CONTENT, reply), size=size), tmp_path)
+    assert "not what was expected" in refused(known(server.serve("a", CONTENT, reply), size=size), tmp_path)
     assert names(tmp_path) == set()
     assert len(server.requests) == 1
 
@@ -259,7 +259,7 @@ def test_a_full_disk_is_not_the_servers_fault(server, tmp_path, monkeypatch):
         return original(path, *args, **options)
 
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"can't take data.bin .*No space left on device"):
+    with pytest.raises(UserError, match=r"can't store data.bin .*No space left on device"):
         fetch(known(server.serve("a", CONTENT)), tmp_path)
     assert len(server.requests) == 1
 

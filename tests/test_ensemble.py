@@ -55,7 +55,7 @@ def test_models_with_keywords_and_dicts_are_run_by_forward():
     assert_same(single.inner, plain.average("recompute", [batch["pixels"] for batch in batches]))
     with pytest.raises(TypeError, match=r"takes logits \[examples, classes\], and the output is of type dict: pass forward="):
         late.ensemble(batches[0], forward=lambda model, batch: model(**batch))
-    with pytest.raises(ValueError, match="go with"):
+    with pytest.raises(ValueError, match="only 'recompute' takes batches"):
         late.average(forward=forward)
 
 

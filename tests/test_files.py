@@ -91,7 +91,7 @@ def test_a_place_is_tried_before_there_is_content(tmp_path):
     for bad, reason in ((path / "c", "File exists"), (path.parent, "Is a directory"), (too_long, "File name too long")):
         with pytest.raises(UserError) as error:
             check_file("key", "value", bad)
-        assert str(error.value) == f"key=value can't be used, as {bad} can't be written ({reason}): choose another place."
+        assert str(error.value) == f"key=value can't be used, because {bad} can't be written ({reason}): choose another place."
     assert names(tmp_path) == ["a"] and names(path.parent) == ["file"]
 
 

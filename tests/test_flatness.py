@@ -268,5 +268,5 @@ def test_no_images_and_no_draws_are_refused():
     with pytest.raises(ValueError, match="no images"):
         flatness(small(), list, [0.1], 3)
     for draws in (0, 1):
-        with pytest.raises(ValueError, match=f"draws={draws} has no standard error"):
+        with pytest.raises(ValueError, match=f"draws={draws} gives no standard error"):
             flatness(small(), batches, [0.1], draws)

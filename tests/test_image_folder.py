@@ -270,21 +270,21 @@ def refused(root: Path, *fragments: str, image_size: int | None = None) -> None:
 
 
 def test_no_folder(tmp_path):
-    refused(tmp_path / "nowhere", "dataset.root", "there is no folder", str(tmp_path / "nowhere"), "train/<class>")
+    refused(tmp_path / "nowhere", f"dataset.root={tmp_path / 'nowhere'} has no folder train: give a folder with train/<class>")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_no_split(root, split):
     (root / split).rename(root / "elsewhere")
-    refused(root, "there is no folder", str(root / split))
+    refused(root, f"dataset.root={root} has no folder {split}")
     (root / split).write_text("a file")
-    refused(root, "there is no folder", str(root / split))
+    refused(root, f"dataset.root={root} has no folder {split}")
 
 
 def test_no_classes(tmp_path):
     save(tmp_path / "flat/train/a.png", noise(0))
     save(tmp_path / "flat/test/a.png", noise(1))
-    refused(tmp_path / "flat", "no class folders", str(tmp_path / "flat/train"))
+    refused(tmp_path / "flat", f"dataset.root={tmp_path / 'flat'} has no class folders in train")
 
 
 def test_an_empty_class(root):
@@ -349,7 +349,7 @@ def test_sizes_that_differ(root):
 def test_sizes_that_differ_between_the_splits(root):
     for name in ("cat", "dog"):
         save(root / f"test/{name}/a.png", noise(3, 4, 4))
-    with pytest.raises(UserError, match=r"another size in train than in test: set dataset\.image_size\.$"):
+    with pytest.raises(UserError, match=r"images of different sizes in train and test: set dataset\.image_size\.$"):
         read(root)
     assert read(root, image_size=4).test.pixels.shape == (2, 3, 4, 4)
 

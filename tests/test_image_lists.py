@@ -71,14 +71,14 @@ def test_links_that_lead_to_one_another_end(root):
 
 def test_a_link_to_itself_leads_nowhere(root):
     (root / "train/cat/self").symlink_to("self")
-    refused(lambda: read(root), f"the link {root / 'train/cat/self'} leads nowhere: mend or remove it")
+    refused(lambda: read(root), f"the link {root / 'train/cat/self'} leads nowhere: repair or remove it")
 
 
 @pytest.mark.parametrize("name", ["train/emu", "train/cat/more"])
 def test_links_that_lead_nowhere_are_not_passed_over(root, name):
     """As those to folders on a disk that isn't there."""
     (root / name).symlink_to("/nowhere/at/all")
-    refused(lambda: read(root), f"the link {root / name} leads nowhere: mend or remove it")
+    refused(lambda: read(root), f"the link {root / name} leads nowhere: repair or remove it")
 
 
 def test_a_class_that_is_a_link_back_has_no_image(root):

@@ -242,6 +242,6 @@ def test_a_dataset_without_training_images():
 @pytest.mark.parametrize(("validation", "subset"), [(1, None), (0, 1)])
 def test_can_not_be_trained_on(validation, subset):
     for refused in (for_evaluation().training_images, lambda: for_evaluation().split(validation, subset, None, 0)):
-        with pytest.raises(UserError, match=r"^dataset=other is for evaluation only, .*: train on another one\.$"):
+        with pytest.raises(UserError, match=r"^dataset=other is for evaluation only .*: train on another dataset\.$"):
             refused()
     assert dataset().training_images() is not None

@@ -72,7 +72,7 @@ OUTPUTS = {
     ),
     "pip, no compiler": ("error: metadata-generation-failed\n", "a package has no wheel for Python 3."),
     "uv, no compiler": ("error: Failed to build `numpy==1.19.0`\n", "a package has no wheel for Python 3."),
-    "unknown": ("ERROR: Proxy URL had unsupported scheme foo\n", "for the reason above: mend it"),
+    "unknown": ("ERROR: Proxy URL had unsupported scheme foo\n", "for the reason above: fix it"),
 }
 
 
@@ -240,7 +240,7 @@ def test_a_file_in_the_way_is_named(install, uv, tmp_path):
 def test_a_stopped_install_ends_its_installer_and_has_no_stamp(install, uv, tmp_path):
     uv("echo $$ > pid; sleep 0.5; kill -TERM $PPID; exec sleep 60")
     end = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=50)
-    assert (end.returncode, end.stderr) == (1, "interrupted: `make setup` takes it up again.\n")
+    assert (end.returncode, end.stderr) == (1, "interrupted: run `make setup` again.\n")
     assert not (tmp_path / ".venv" / ".installed").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

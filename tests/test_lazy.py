@@ -92,7 +92,7 @@ def imported_by(*command: str, folder: Path) -> tuple[set[str], str]:
         (["scripts/evaluate.py", "rnu=a"], "did you mean run?"),
         (["scripts/evaluate.py", "run=a", "suite=calibratoin"], "suite=calibratoin is unknown"),
         (["scripts/report.py", "--help"], ""),
-        (["scripts/prepare_data.py", "cifra10"], "'cifra10' is none of digits"),
+        (["scripts/prepare_data.py", "cifra10"], "'cifra10' is not one of digits"),
     ],
 )
 def test_a_mistake_is_told_before_anything_large_is_imported(tmp_path, command, message):

@@ -141,7 +141,7 @@ def test_a_pass_makes_the_product_once(monkeypatch):
 
 @pytest.mark.parametrize(("units", "embedding", "named"), [(0, None, "units=0"), (5, 0, "embedding=0")])
 def test_widths_are_checked(units, embedding, named):
-    with pytest.raises(ValueError, match=rf"^architecture\.{named} is no width: choose at least 1\.$"):
+    with pytest.raises(ValueError, match=rf"^architecture\.{named} is out of range: choose at least 1\.$"):
         build("lstm", 11, units=units, embedding=embedding)
 
 

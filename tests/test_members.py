@@ -190,6 +190,6 @@ def test_layers_that_cannot_be_folded_say_so():
         late = LatePhase(model, sgd(model), batchnorm(), K=2)
         late.spawn()
         train(model, late, models.minibatches(3))
-        with pytest.raises(ValueError, match=rf"'folded' needs layers with a scale and a shift of their own, which {name} has not"):
+        with pytest.raises(ValueError, match=rf"'folded' needs layers with a scale and a shift of their own, which {name} lacks"):
             late.average("folded")
         late.average()

@@ -188,7 +188,7 @@ def test_a_state_dict_that_hides_late_phase_weights_is_not_half_averaged():
         assert torch.equal(value, expected[key]), key
     hook.remove()
     model._register_state_dict_hook(lambda module, state, prefix, _: {f"inner.{k}": v.clone() for k, v in state.items()})
-    with pytest.raises(RuntimeError, match=r"state_dict\(\) has no 1\.weight, so it can't be given its average"):
+    with pytest.raises(RuntimeError, match=r"state_dict\(\) has no 1\.weight, so it can't hold its average"):
         late.averaged_state_dict()
 
 
@@ -347,7 +347,7 @@ def test_misuse_is_one_sentence_with_the_cure():
     refused(TypeError, "optimizer is of type list", model, list(model.parameters()), batchnorm())
     refused(ValueError, r"1\.weight is not in the optimizer", model, torch.optim.SGD(model[0].parameters()), batchnorm())
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    refused(ValueError, "build LatePhase before it", model, optimizer, batchnorm(), phi_options={"lr": 1})
+    refused(ValueError, "build LatePhase before the scheduler", model, optimizer, batchnorm(), phi_options={"lr": 1})
     model[1].bias.requires_grad_(False)
     refused(ValueError, r"late-phase weight 1\.bias is frozen: call", model, optimizer, batchnorm())
 
@@ -373,7 +373,7 @@ def test_wrong_order_is_one_sentence_with_the_cure():
     with pytest.raises(ValueError, match="'median' is unknown"):
         late.average("median")
     for arguments in (("recompute",), ("mean", [])):
-        with pytest.raises(ValueError, match="go with"):
+        with pytest.raises(ValueError, match="only 'recompute' takes batches"):
             late.average(*arguments)
     with pytest.raises(ValueError, match="no batches"):
         late.average("recompute", [])

@@ -228,7 +228,7 @@ def test_metrics_of_no_examples_are_refused(metric):
 
 @pytest.mark.parametrize("diversity", [disagreement, pairwise_kl])
 def test_diversity_of_no_pair_is_refused(diversity):
-    with pytest.raises(ValueError, match="there are 1 members"):
+    with pytest.raises(ValueError, match="the number of members is 1"):
         diversity(members(1))
     with pytest.raises(ValueError, match="no examples"):
         diversity(torch.zeros(2, 0, 5))

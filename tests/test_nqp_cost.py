@@ -123,7 +123,7 @@ def test_the_limit_is_a_month():
     s = Settings(n=4, K=1)
     steps = round(30 * 86400 / needed_seconds(s, 10**6) * 10**6)
     assert check_seconds(s, steps * 99 // 100) == pytest.approx(30 * 86400, rel=0.02)
-    with pytest.raises(UserError, match="for at most 30 days"):
+    with pytest.raises(UserError, match="more than the limit of 30 days"):
         check_seconds(s, steps * 101 // 100)
 
 

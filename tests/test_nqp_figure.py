@@ -90,10 +90,10 @@ OTHER = "figure1.others=[{eta: 0.1, B: 5, target_norm: 2.0}, "
         (["seeds=[-1]"], "error: seeds=[-1] has -1, which is out of range: choose from 0 to below 2^63."),
         (["task=dance"], "error: task=dance is unknown: choose one of measure, figure1, speed."),
         (["Kay=3"], "error: Kay is not a key of the config"),
-        (["task=figure1", "figure1.K=[2,3]"], "error: figure1.K=[2, 3] is no curve"),
-        (["task=figure1", "figure1.K=[]"], "error: figure1.K=[] is no curve"),
-        (["task=figure1", "figure1.K=[1,2,2]"], "error: figure1.K=[1, 2, 2] is no curve: choose K = 1 and at least one more, each"),
-        (["task=figure1", "figure1.K_ensembles=[0]"], "error: figure1.K_ensembles=[0] is no curve"),
+        (["task=figure1", "figure1.K=[2,3]"], "error: figure1.K=[2, 3] is not a curve"),
+        (["task=figure1", "figure1.K=[]"], "error: figure1.K=[] is not a curve"),
+        (["task=figure1", "figure1.K=[1,2,2]"], "error: figure1.K=[1, 2, 2] is not a curve: choose K = 1 and at least one more K"),
+        (["task=figure1", "figure1.K_ensembles=[0]"], "error: figure1.K_ensembles=[0] is not a curve"),
         (["task=figure1", "figure1.K_ensembles=[1,4]"], "error: figure1.K_ensembles=[1, 4] has values that figure1.K"),
         (["task=figure1", "figure1.K=[1,0]", "figure1.K_ensembles=[1,0]"], "error: figure1.K=[1, 0]: K=0 is out of range"),
         (["task=figure1", "figure1.workers=0"], "error: figure1.workers=0 is out of range: choose from 1 to 1024 processes."),
@@ -140,7 +140,7 @@ def test_a_place_that_can_not_be_written_is_refused_before_the_work(nqp, tmp_pat
         "n=4", "target_norm=2.0", "eta=0.1", *SMALL, *(["task=figure1"] if "figure1" in argument else []), argument
     )
     key, _, value = argument.replace("'", "").partition("=")
-    sentence = rf"error: {key}={value} can't be used, as {place} can't be written \(({reason})\): choose another place\."
+    sentence = rf"error: {key}={value} can't be used, because {place} can't be written \(({reason})\): choose another place\."
     assert re.fullmatch(sentence, str(status)) and not output, status
     assert sorted(tmp_path.rglob("*")) == before or (place.endswith("svg") and not list(tmp_path.rglob("*.json")))
 
@@ -151,7 +151,7 @@ def test_an_empty_place_is_refused_before_the_work(nqp):
 
 
 def test_the_speed_is_not_measured_where_it_can_not_be_written(nqp):
-    assert str(nqp("task=speed", "output=.")[0]).startswith("error: output=. can't be used, as . can't be written")
+    assert str(nqp("task=speed", "output=.")[0]).startswith("error: output=. can't be used, because . can't be written")
 
 
 def test_a_long_measurement_says_so(nqp, monkeypatch):

@@ -99,7 +99,7 @@ def test_noise_down_to_where_rounding_hides_it_is_measured_right(target_norm):
     m = measured(Settings(**vars(s) | {"B": 10**16}))
     assert abs(m.loss.mean - m.theory) < 4 * m.loss.standard_error and m.theory < 1e-17
     if target_norm > 2:
-        with pytest.raises(UserError, match=r"B=1000.* makes noise of 5e-11 in a step, which is lost when weights of 1e\+04"):
+        with pytest.raises(UserError, match=r"B=1000.* makes noise of 5e-11 in a step, which the rounding of weights of 1e\+04"):
             plan(Settings(**vars(s) | {"B": 10**18}))
 
 
@@ -118,7 +118,7 @@ def test_a_start_that_leaves_phi_far_below_where_it_was_is_given_time():
 
 def test_one_record_has_no_error_bar():
     s = Settings(model="full", n=1, eta=0.1, seeds=[0], repetitions=1, window=1)
-    with pytest.raises(UserError, match="window=1 leaves one record, which has no error bar"):
+    with pytest.raises(UserError, match="window=1 gives one record, which has no error bar"):
         plan(s)
     assert measured(Settings(**vars(s) | {"repetitions": 2})).loss.standard_error > 0
 

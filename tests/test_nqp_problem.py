@@ -44,7 +44,7 @@ def test_the_papers_problem():
 @pytest.mark.parametrize(
     ("H", "Sigma", "target", "sentence"),
     [
-        ([1, 0], [1, 1], [0, 0], "H has the eigenvalue 0: pass a positive definite one."),
+        ([1, 0], [1, 1], [0, 0], "H has the eigenvalue 0: pass a positive definite H."),
         ([[1, 2], [2, 1]], [1, 1], [0, 0], "H has the eigenvalue -1"),
         ([[1, 1], [0, 1]], [1, 1], [0, 0], "H is not symmetric"),
         ([1, 1], [1, -1], [0, 0], "Sigma has the eigenvalue -1"),

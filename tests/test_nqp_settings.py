@@ -15,8 +15,8 @@ from late_phase.support.errors import UserError
     ("changes", "sentence"),
     [
         ({"model": "deep"}, "model=deep is unknown: choose one of late_phase, parameterised, full."),
-        ({"seeds": []}, "seeds=[] has none, or one of them twice"),
-        ({"seeds": [1, 1]}, "seeds=[1, 1] has none, or one of them twice"),
+        ({"seeds": []}, "seeds=[] is empty or repeats a seed"),
+        ({"seeds": [1, 1]}, "seeds=[1, 1] is empty or repeats a seed"),
         ({"seeds": [0, -1]}, "seeds=[0, -1] has -1, which is out of range: choose from 0 to below 2^63."),
         ({"seeds": [2**63]}, f"seeds=[{2**63}] has {2**63}, which is out of range: choose from 0 to below 2^63."),
         *(

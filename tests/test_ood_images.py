@@ -82,7 +82,7 @@ def test_an_extracted_folder(tiny):
 
 def test_a_folder_where_images_are_missing_is_refused(tiny):
     next(tiny.extract().rglob("*.png")).unlink()
-    with pytest.raises(UserError, match=rf"{tiny.folder} has 11 images instead of the 12 of .*: remove it\.$"):
+    with pytest.raises(UserError, match=rf"{tiny.folder} has 11 images instead of the 12 of .*: remove it to get it again\.$"):
         tiny.check()
 
 

@@ -38,7 +38,7 @@ def test_what_never_comes_stays_so(composed):
 
 @pytest.mark.parametrize(
     ("pace", "message"),
-    [("0", "pace=0.0 is no pace"), ("-1", "pace=-1.0 is no pace"), ("inf", "is no pace"), ("0.001", "leaves nothing of epochs=60")],
+    [("0", "pace=0.0 is out"), ("-1", "pace=-1.0 is out"), ("inf", "is out of range"), ("0.001", "no whole epoch of epochs=60")],
 )
 def test_no_pace_is_refused(composed, pace, message):
     with pytest.raises(UserError, match=message):

@@ -145,7 +145,10 @@ def test_a_column_that_cannot_be_had_a_table_that_is_not_made_and_one_that_is_ol
     impossible = Numbers({"accuracy": {}, "loss": {}}, [], 4, 4, impossible={"accuracy": "there are no images"})
     assert judged(CLAIM, impossible) == ("not tested", "not possible at this scale")
     assert judge(CLAIM, None).text == "not run"
-    assert judged(replace(CLAIM, row="Later"), numbers(UP)) == ("not tested", "not in this version of the table: make it anew")
+    assert judged(replace(CLAIM, row="Later"), numbers(UP)) == (
+        "not tested",
+        "the table is older than this claim: make the table again",
+    )
 
 
 def test_other_seeds_are_counted_on_both_sides():
@@ -175,7 +178,7 @@ def test_every_claim_is_tested_by_a_comparison_of_a_table():
     assert set(CLAIMS.scales) == {"paper", *scales}
 
 
-NOT_IN_ITS_TABLE = "With frozen base weights it doesn't even match SGD."
+NOT_IN_ITS_TABLE = "Late-phase BatchNorm with frozen base weights doesn't even match SGD."
 
 
 @pytest.mark.parametrize("claim", CLAIMS.all(), ids=lambda claim: claim.sentence)
@@ -193,14 +196,14 @@ def test_the_papers_own_numbers_are_as_it_claims(claim):
 
 
 WRONG = {
-    "table: table1": ("table: table99", "is about table99, which is no table"),
+    "table: table1": ("table: table99", "needs the table table99, which configs/table lacks"),
     "row: Late": ("row: Latest", "needs Latest against Base, which table1 doesn't compare"),
     "against: Base": ("against: Late", "needs Late against Late, which table1 doesn't compare"),
     "column: accuracy": ("column: speed", "needs speed, which is no column of table1"),
-    "direction: better": ("direction: faster", "has direction faster, which is none of better, worse"),
+    "direction: better": ("direction: faster", "has the direction faster, which must be one of better, worse"),
     "place: Section 1": ("plaice: Section 1", "plaice"),
     "sentence: Late is better.": ("within: 0.0", "it lacks topics.*sentence"),
-    "column: accuracy\n": ("column: accuracy\n        within: 0.1\n", "has to have within above 0 with"),
+    "column: accuracy\n": ("column: accuracy\n        within: 0.1\n", "needs within above 0 if its direction is not better"),
 }
 CLAIMS_OF_MINE = """
 scales: {digits: "Toy <data>."}
@@ -223,7 +226,7 @@ def test_a_claim_that_no_table_tests_is_refused(tmp_path, right):
     path = tmp_path / "claims.yaml"
     path.write_text(CLAIMS_OF_MINE.replace(right, wrong))
     assert path.read_text() != CLAIMS_OF_MINE
-    with pytest.raises(UserError, match=f"claims.yaml can't be used .*{message}.*: mend it"):
+    with pytest.raises(UserError, match=f"claims.yaml can't be used .*{message}.*: correct it"):
         read_claims(path, {"table1": TABLE})
 
 
@@ -299,7 +302,7 @@ def test_no_result_and_no_folder(tmp_path, root):
 def test_a_damaged_table_is_named(root, content):
     path = root / "results" / "tables" / "digits" / "table1.json"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"digits/table1\.json is no table .*: make it anew, or delete it"):
+    with pytest.raises(UserError, match=r"digits/table1\.json is not a valid table .*: make it again, or delete it"):
         read_page(root / "results", root)
 
 
@@ -307,7 +310,7 @@ def test_two_tables_of_one_name_and_scale_are_refused(root):
     tables = root / "results" / "tables"
     shutil.copytree(tables / "digits", tables / "digits-old")
     with pytest.raises(
-        UserError, match=r"digits-old/table1\.json and .*digits/table1\.json are of the same table and scale: delete"
+        UserError, match=r"digits-old/table1\.json and .*digits/table1\.json hold the same table at the same scale: delete"
     ):
         read_page(root / "results", root)
 
@@ -351,7 +354,7 @@ def test_the_script_writes_both_files(root, main):
     page = read_page(results, ROOT)
     assert (results / "README.md").read_text(encoding="utf-8") == as_markdown(page)
     assert (results / "index.html").read_text(encoding="utf-8") == as_html(page)
-    assert "not tested: not in this version of the table: make it anew" in as_markdown(page)
+    assert "not tested: the table is older than this claim: make the table again" in as_markdown(page)
 
 
 SORTED = """

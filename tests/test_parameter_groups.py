@@ -280,9 +280,7 @@ def test_parameters_keep_their_names():
 
 
 def test_a_rate_of_phi_needs_one_to_be_compared_with():
-    with pytest.raises(
-        ValueError, match=r"phi_options has lr=0.5, but the optimizer's own is 0.0: give it the one to begin with\.$"
-    ):
+    with pytest.raises(ValueError, match=r"phi_options has lr=0.5, but the optimizer's own lr is 0.0: give it an lr above 0\.$"):
         line({"lr": 0.5}, lr=0.0)
 
 

@@ -76,7 +76,7 @@ def test_a_run_that_begins_from_another_is_planned_behind_it(tmp_path):
     first, second = planned.jobs
     assert first.directory == tmp_path / "cifar100_wrn_base" / "scale=digits" / "seed=3"
     assert second.overrides[-1] == f"architecture.weights='{first.directory.parent}/seed=${{seed}}'"
-    assert planned.rows["Late"] == [second] and "to begin from: +experiment=cifar100_wrn_base" in summary(planned)
+    assert planned.rows["Late"] == [second] and "starting weights: +experiment=cifar100_wrn_base" in summary(planned)
     (one, other) = training(planned, [], tmp_path)
     assert "+experiment=cifar100_wrn_base" in one and "+experiment=cifar100_wrn_pretrained_lpbn" in other
     (table9,) = Planner(CONFIGS, ROOT / "outputs").plan([read_table(CONFIGS / "table" / "table9.yaml")])
@@ -91,7 +91,7 @@ def test_what_a_scale_lacks_is_said(tmp_path):
     rows = (Row("Wide", "cifar10_wrn14_base", needs="WRN 28-14"), Row("Few", "cifar10_wrn_base", needs="few", met_at=["digits"]))
     planner = Planner(CONFIGS, tmp_path, "digits", seeds=[0])
     planned = planner.plan([a_table(*rows)])[0]
-    assert planned.without == {"Wide": "it is about WRN 28-14, which +scale=digits puts something else for"}
+    assert planned.without == {"Wide": "it needs WRN 28-14, which +scale=digits replaces"}
     assert not Planner(CONFIGS, tmp_path, seeds=[0]).plan([a_table(*rows)])[0].without
 
 
@@ -138,7 +138,7 @@ def test_versions_of_the_code_are_not_mixed(tmp_path):
     for is_trained in (True, False):
         with pytest.raises(UserError, match="another version of the code"):
             refuse_mixture(planned(), training=is_trained)
-    assert "mixed, by 2 versions of the code: 0123, " in notes(table, collected(table, planned()))[-1]
+    assert "The runs mix 2 versions of the code: 0123, " in notes(table, collected(table, planned()))[-1]
 
 
 def test_what_is_planned_is_what_hydra_composes(tmp_path):
@@ -213,7 +213,7 @@ def test_an_override_that_is_no_single_value_is_refused():
     with pytest.raises(UserError, match=r"'x=\[' can't be read .*: write KEY=VALUE"):
         as_in_sweeps("x=[")
     for override in ("~logger", "late_phase.K=2,3", "seed=range(3)"):
-        with pytest.raises(UserError, match=r"gives no single value: write KEY=VALUE"):
+        with pytest.raises(UserError, match=r"doesn't give a single value: write KEY=VALUE"):
             as_in_sweeps(override)
 
 

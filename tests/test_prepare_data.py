@@ -51,7 +51,7 @@ def test_the_script(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(svhn, "FILE", replace(svhn.FILE, urls=()))
     with pytest.raises(SystemExit, match=rf"^error: dataset\.root={tmp_path} lacks test_32x32\.mat \(64,275,384 bytes, md5 "):
         run(monkeypatch, "svhn", "--root", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"^error: argument NAME: 'cifar11' is none of digits, cifar10, "):
+    with pytest.raises(SystemExit, match=r"^error: argument NAME: 'cifar11' is not one of digits, cifar10, "):
         run(monkeypatch, "cifar11")
 
 

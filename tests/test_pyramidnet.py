@@ -108,11 +108,11 @@ def test_depths_of_pyramidnets_that_do_not_exist(depth):
 
 
 def test_pyramidnets_do_not_narrow():
-    with pytest.raises(ValueError, match=r"^architecture\.alpha=-1 is no number of channels to add: .*\.$"):
+    with pytest.raises(ValueError, match=r"^architecture\.alpha=-1 is out of range: choose .*\.$"):
         build("pyramidnet", 3, 10, depth=8, alpha=-1)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_rates_of_shakedrop_that_do_not_exist(rate):
-    with pytest.raises(ValueError, match=rf"^architecture\.shakedrop={rate} is no rate: .*\.$"):
+    with pytest.raises(ValueError, match=rf"^architecture\.shakedrop={rate} is out of range: choose .*\.$"):
         build("pyramidnet", 3, 10, depth=8, shakedrop=rate)

@@ -82,7 +82,7 @@ def test_kept_runs_have_the_names_that_they_were_trained_under(runs, tmp_path, m
     assert (tmp_path / "to/digits/default/seed=0/metrics.json").read_bytes() == before
     other = make(tmp_path / "elsewhere" / "digits" / "default" / "seed=0", 0, 0.6)
     status, _ = main("best", "elsewhere", "--to", "both", "--keep", script=REPORT)
-    assert status == f"error: {tmp_path / 'best'} and {other} are of the same name and seed: keep one of them only."
+    assert status == f"error: {tmp_path / 'best'} and {other} have the same name and seed: keep only one of them."
     assert not (tmp_path / "both" / "digits").exists()
 
 
@@ -116,7 +116,7 @@ def test_a_place_without_a_run_is_an_error_also_beside_others(runs, tmp_path, ma
 def test_a_damaged_run_is_named_in_one_sentence(runs, name, content, reason):
     path = runs / "seed=0" / name
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(UserError, match=f"seed=0 is no whole run .*{reason}.*: repair it, or leave it out") as error:
+    with pytest.raises(UserError, match=f"seed=0 is not a complete run .*{reason}.*: repair it, or leave it out") as error:
         find_runs([runs])
     assert "\n" not in str(error.value)
 
@@ -124,4 +124,4 @@ def test_a_damaged_run_is_named_in_one_sentence(runs, name, content, reason):
 def test_a_place_for_the_report_that_is_a_file_is_refused_before_the_table(runs, main):
     (runs / "file").write_text("mine")
     status, output = main("outputs", "--to", str(runs / "file"), script=REPORT)
-    assert status == f"error: --to={runs / 'file'} can't be made a folder (File exists): choose another one." and not output
+    assert status == f"error: --to={runs / 'file'} can't be made (File exists): choose another folder." and not output

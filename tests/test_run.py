@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(undisturbed, tm
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace_but_by_damage)
-    with pytest.warns(UserWarning, match=r"checkpoint(\.previous)?\.pt is damaged and passed over"):
+    with pytest.warns(UserWarning, match=r"checkpoint(\.previous)?\.pt is damaged and skipped"):
         run(composed(*TINY), directory)
     assert_same_results(directory, undisturbed)
 

@@ -93,7 +93,7 @@ def test_the_state_survives_an_interruption():
 
 def test_a_text_without_a_prediction_for_each_stream_is_refused():
     for content, streams, length in ((letters(4), 4, 10), (letters(0), 1, 10), (letters(9), 0, 10), (letters(9), 2, 0)):
-        with pytest.raises(ValueError, match=r"bytes make no \d streams of segments of \d+: choose fewer, or a longer text\.$"):
+        with pytest.raises(ValueError, match=r"bytes can't be cut into \d streams of segments of \d+: choose fewer.* text\.$"):
             Segments(content, VOCABULARY, streams, length, True, CPU)
     assert len(Segments(letters(5), VOCABULARY, 4, 10, True, CPU)) == 1
 
@@ -111,7 +111,7 @@ class GRU(nn.Module):
 
 def test_a_state_of_another_form_is_refused():
     segments = Segments(letters(100), VOCABULARY, 3, 10, True, CPU)
-    with pytest.raises(TypeError, match=r"^a model's state is to be a tuple of tensors \[layers, streams=3, \.\.\.\]: give it"):
+    with pytest.raises(TypeError, match=r"^a model's state must be a tuple of tensors \[layers, streams=3, \.\.\.\]: return one"):
         segments.logits(GRU(), next(segments.epoch(0))[0])
     with pytest.raises(TypeError, match="a tuple of tensors"):
         bits_per_character(Single(GRU()), letters(100), VOCABULARY, CPU)
@@ -188,7 +188,7 @@ def test_the_vocabulary_is_every_byte_of_the_text_and_no_other():
     assert vocabulary.encode(parts[0]).tolist() == [2, 1, 3, 1, 3, 1]
     assert vocabulary.decode(vocabulary.encode(parts[0])) == b"banana"
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
-    with pytest.raises(ValueError, match=r"the byte 0x63, which is none of the 5"):
+    with pytest.raises(ValueError, match=r"the byte 0x63, which is not among the 5 bytes"):
         vocabulary.encode(torch.tensor([ord("a"), ord("c")], dtype=torch.uint8))
 
 
@@ -199,7 +199,7 @@ def test_the_first_bytes_of_each_part():
     assert torch.equal(taken.train, text.train[:10])
     assert torch.equal(taken.validation, text.validation[:4]) and torch.equal(taken.test, text.test[:4])
     for subset, test_subset in ((91, None), (1, None), (None, 6), (None, 1)):
-        with pytest.raises(UserError, match=r"^dataset\.(test_)?subset=\d+ is not to be had of t: choose from 2 to (90|5)\.$"):
+        with pytest.raises(UserError, match=r"^dataset\.(test_)?subset=\d+ is out of range for t: choose from 2 to (90|5)\.$"):
             text.take(subset, test_subset)
 
 

@@ -74,16 +74,16 @@ def test_what_was_saved_before_spawning_begins_another_late_phase():
 def test_the_state_of_a_plain_optimizer_is_told_apart():
     late = spawned()[1]
     for state in (late.optimizer.state_dict(), None, {}):
-        with pytest.raises(ValueError, match=r"this is no state of a LatePhase: load an optimizer's own state into it before"):
+        with pytest.raises(ValueError, match=r"this is not the state of a LatePhase: load an optimizer's own state into"):
             late.load_state_dict(state)
 
 
 def test_the_state_of_another_late_phase_is_refused():
     model, late = spawned(K=3)
-    with pytest.raises(ValueError, match="K=3 members, this LatePhase K=4"):
+    with pytest.raises(ValueError, match="K=3 members, but this LatePhase has K=4"):
         LatePhase(model, sgd(model), batchnorm() + head(), 4).load_state_dict(late.state_dict())
     split = LatePhase(model, sgd(model), batchnorm() + head(), 3, phi_options={"lr": 0.1})
-    with pytest.raises(ValueError, match="with or without phi_options, as they were"):
+    with pytest.raises(ValueError, match="as before, with the same phi_options"):
         split.load_state_dict(late.state_dict())
     with pytest.raises(ValueError, match=r"another selection, which differs in 6\.bias, 6\.weight"):
         LatePhase(model, sgd(model), batchnorm(), 3).load_state_dict(late.state_dict())

@@ -73,7 +73,7 @@ def test_a_prefix_leaves_the_last_layer_to_other_classes(tmp_path):
 def test_several_weights_are_not_chosen_from(tmp_path):
     state = trained("lenet").state_dict()
     message = refusal("lenet", plain({"teacher": state, "student": state}, tmp_path))
-    assert " holds several weights of lenet ('teacher' and 'student'): save one of them." in message
+    assert " holds several sets of weights of lenet ('teacher' and 'student'): save one of them." in message
     message = refusal("lenet", plain({"state_dict": prefixed("teacher.", state) | prefixed("student.", state)}, tmp_path))
     assert " ('state_dict.teacher' and 'state_dict.student'): " in message
 

@@ -181,7 +181,7 @@ def test_published_numbers_that_allow_no_test():
 
 @pytest.mark.parametrize(("std", "n"), [(-0.1, 5), (0.1, 0)])
 def test_published_numbers_that_cannot_be(std, n):
-    with pytest.raises(ValueError, match=f"n={n} and std={std} can't be"):
+    with pytest.raises(ValueError, match=f"n={n} and std={std} can't describe"):
         compare_with_published([0.5, 0.6], 0.5, std, n)
 
 

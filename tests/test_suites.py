@@ -186,15 +186,15 @@ def test_weights_for_other_classes_are_not_evaluated_with_a_fresh_last_layer(mai
 
 
 MISTAKES = {
-    "nothing to evaluate": ([], "one model is to be named: give run=DIRECTORY"),
-    "two things": (["run=x", "architecture=lenet"], "one model is to be named"),
+    "nothing to evaluate": ([], "exactly one model must be named: give run=DIRECTORY"),
+    "two things": (["run=x", "architecture=lenet"], "exactly one model must be named"),
     "an unknown suite": (["run=x", "suite=everything"], "suite=everything is unknown: choose one of accuracy, calibration, ood"),
     "no run": (["run=x"], "run=x holds no finished run"),
-    "a place for a run": (["run=x", "to=y"], "to=y is for given weights: leave it out"),
-    "seeds of given weights": (["architecture=lenet", "seeds=[1]"], r"seeds=\[1\] are of runs"),
+    "a place for a run": (["run=x", "to=y"], "to=y is only for given weights: leave it out"),
+    "seeds of given weights": (["architecture=lenet", "seeds=[1]"], r"seeds=\[1\] are only for runs"),
     "a model of no classes": (
         ["architecture=lenet", "architecture.weights=mine.pt", "dataset=noise", "to=y"],
-        "dataset=noise is not one to train on: choose that which the weights were trained on",
+        "dataset=noise has no labelled training images: choose the dataset that the weights were trained on",
     ),
     "no weights": (["architecture=lenet", "dataset=digits", "to=y"], r"architecture\.weights is not set"),
     "no place": (["architecture=lenet", "architecture.weights=mine.pt", "dataset=digits"], "to is not set: give to=FOLDER"),
@@ -214,8 +214,8 @@ def test_a_mistake_is_one_sentence(main, tmp_path, mistake):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["dataset=noise"], r"dataset=noise has no labels to be right about: choose suite=ood with ood=\[noise\]"),
-        (["suite=ood", "ood=[digits]"], r"ood=\['digits'\] is nothing to tell dataset=digits from"),
+        (["dataset=noise"], r"dataset=noise has no labels to compare with: choose suite=ood with ood=\[noise\]"),
+        (["suite=ood", "ood=[digits]"], r"ood=\['digits'\] must name only datasets other than dataset=digits"),
         (["suite=flatness", "flatness.sigmas=[]"], r"flatness\.sigmas=\[\] and .* are out of range"),
         (["suite=ood", "ood=[mnist]"], r"ood=mnist is unknown: choose from cifar10, "),
         (["suite=ood", "dataset=digits"], "is for the run's own dataset"),
@@ -338,7 +338,7 @@ def test_a_folder_named_like_a_dataset_is_not_taken_for_it(main, tmp_path, compo
     status, output = main(f"run={directory}", "suite=all", "flatness.draws=2", script=EVALUATE)
     assert status in (0, None)
     assert "without corruption: dataset=image_folder has no corrupted counterpart" in output
-    assert "without ood: ood=[] is nothing to tell dataset=image_folder from" in output
+    assert "without ood: ood=[] must name only datasets other than dataset=image_folder" in output
 
 
 def test_a_damaged_cache_is_made_anew(main, folder):

@@ -103,10 +103,10 @@ def test_a_table_is_made_of_its_config_alone(made):
     row = next(line for line in page.splitlines() if line.startswith("| Base"))
     assert "77.41 ± 0.23" in row and f" {mean:.2f} ± " in row and row.rstrip().endswith("| 2 |")
     assert "* Late against Base, test accuracy (%): " in page and "paired by seed" in page
-    assert "The paper: +0.53, which takes 7 seeds to be seen" in page
-    assert "* Wide has no runs here: it is about WRN 28-14, which +scale=digits puts something else for." in page
-    assert "* Deep ensemble: ours is of 2 runs." in page
-    assert "Ours are with `+scale=digits +debug=smoke`: of differences only the signs compare" in page
+    assert "The paper: +0.53, which 7 seeds would show" in page
+    assert "* Wide has no runs: it needs WRN 28-14, which +scale=digits replaces." in page
+    assert "* Deep ensemble: ours combines 2 runs." in page
+    assert "Our runs use `+scale=digits +debug=smoke`: only the signs of differences compare" in page
 
     rows = list(csv.DictReader((folder / "made/tables/digits/mine.csv").read_text(encoding="utf-8").splitlines()))
     values = {(row["row"], row["column"]): row for row in rows}
@@ -122,7 +122,7 @@ def test_what_is_done_is_not_done_again(made):
     table, planned = planned_again(made)
     assert set(planned.jobs.values()) == {"done"}
     assert training(planned, [], made[1]) == evaluation(table, planned, []) == []
-    assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, as it is about WRN 28-14, .*", summary(planned))
+    assert re.fullmatch(r"4 runs: 4 done\n  Wide: no runs, because it needs WRN 28-14, .*", summary(planned))
 
 
 def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
@@ -185,17 +185,17 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("against: Base", "against: Bass"), "Late is compared with Bass, which is no row"),
-        (("name: Late", "name: Base"), "there are several rows of the name Base"),
-        (("paper: {accuracy: [77.94, 0.37]}", "paper: {acc: [77.94]}"), "Late has numbers of acc, which is no column"),
-        (("[77.94, 0.37]", "[]"), r"a number of Late is not \[mean\] or \[mean, spread\]"),
+        (("against: Base", "against: Bass"), "Late is compared with Bass, which is not a row"),
+        (("name: Late", "name: Base"), "several rows have the name Base"),
+        (("paper: {accuracy: [77.94, 0.37]}", "paper: {acc: [77.94]}"), "Late has the paper's number for acc, which is not"),
+        (("[77.94, 0.37]", "[]"), r"the paper's numbers of Late must be \[mean\] or \[mean, spread\]"),
         (("title: A table", "titel: A table"), "titel"),
         (("against: Base", "against: Late"), "Late is compared with itself"),
-        (("place: Mine", "place: Mine\nfigure: T0"), "an x and a figure go together, and one of them is not there"),
-        (("overrides: [late_phase.K=2]", "x: 2"), "an x and a figure go together, and one of them is not there"),
+        (("place: Mine", "place: Mine\nfigure: T0"), "a figure needs an x, and an x needs a figure"),
+        (("overrides: [late_phase.K=2]", "x: 2"), "a figure needs an x, and an x needs a figure"),
         (
             ("metric: test_accuracy, factor", "metric: test_accuracy, x: epoch, factor"),
-            "an x and a figure go together, and one of them is not there",
+            "a figure needs an x, and an x needs a figure",
         ),
         (
             (
@@ -211,7 +211,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
 def test_a_table_that_cannot_be_is_refused(tmp_path, change, message):
     path = tmp_path / "mine.yaml"
     path.write_text(OWN.replace(*change))
-    with pytest.raises(UserError, match=f"mine.yaml is no table .*{message}.*: see its neighbours"):
+    with pytest.raises(UserError, match=f"mine.yaml is not a valid table .*{message}.*: compare it with"):
         read_table(path)
 
 
@@ -224,7 +224,7 @@ def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_
             path.write_text(json.dumps(record))
     table, planned = planned_again((folder, outputs))
     page = as_markdown(say(table, collected(table, planned)))
-    assert "* Late, test accuracy (%), is not the paper's: -7.9" in page and "Base, test accuracy (%), is not" not in page
+    assert "* Late, test accuracy (%), differs from the paper: -7.9" in page and "Base, test accuracy (%), differs" not in page
     assert "* Late against Base, test accuracy (%): -7.41, paired by seed, n = 2: no test, as the spread over seeds is 0" in page
     nothing = replace(planned, jobs=dict.fromkeys(planned.jobs, "missing"))
     record = collected(table, planned)["Base"].records[0]

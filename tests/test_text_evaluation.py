@@ -158,7 +158,7 @@ def test_less_than_two_bytes_are_refused():
 def test_a_byte_that_the_model_does_not_know_is_named():
     unknown = content(50)
     unknown[30] = 0xFE
-    with pytest.raises(ValueError, match=r"^the text has the byte 0xfe, which is none of the 5 .*; evaluate a text"):
+    with pytest.raises(ValueError, match=r"^the text has the byte 0xfe, which is not among the 5 .*: choose a text"):
         bits_per_character(Single(Uniform()), unknown, VOCABULARY, CPU)
 
 

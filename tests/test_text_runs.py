@@ -201,7 +201,7 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
         run(composed(*tiny("lprank1"), "seed=1"), two)
     status, output = main(f"run='{one}'", "suite=all", script="scripts/evaluate.py")
     assert status == 0, status
-    assert "test bpc" in output and "without flatness: suite=flatness is about images: choose suite=accuracy" in output
+    assert "test bpc" in output and "without flatness: suite=flatness is only for images: choose suite=accuracy" in output
     record, own = (json.loads((one / name).read_text()) for name in ("evaluation/accuracy.json", "metrics.json"))
     assert record["metrics"] == own["metrics"] and record["bytes"] == 150
 
@@ -221,7 +221,7 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
 
     other.write_bytes(bytes(text.test) * 20 + b"\x07")
     status, _ = main(*command, script="scripts/evaluate.py")
-    assert str(status).startswith("error: suite=accuracy is not to be had: the text has the byte 0x07, which is none of the ")
+    assert str(status).startswith("error: suite=accuracy can't be computed: the text has the byte 0x07, which is not among ")
     status, _ = main(f"run='{one}'", "dataset=digits", script="scripts/evaluate.py")
     assert str(status).startswith("error: dataset=digits is not of the kind that "), status
     status, output = main(
@@ -287,7 +287,7 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     path.write_bytes(original)
     run(config, directory)
     path.write_bytes(original.upper())
-    with pytest.raises(UserError, match=r"was trained on a text of sha256 \w+, not \w+ as that of text_file or of other runs is"):
+    with pytest.raises(UserError, match=r"trained on a text with sha256 \w+, but the text of text_file or of another run has \w+"):
         models_of_runs(directory, None, None, torch.device("cpu"))
     start = f"architecture.weights='{directory}'"
     config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5], start)
@@ -315,17 +315,17 @@ def test_curves_of_seeds_that_were_measured_in_different_epochs(finished, tmp_pa
 
 
 MISTAKES = {
-    "a short text": (["batch_size=100", "dataset.subset=550"], r"need 10001 bytes to train on, and pydocs has 550: choose smaller"),
+    "a short text": (["batch_size=100", "dataset.subset=550"], r"need 10001 bytes to train on, but pydocs has 550: choose smaller"),
     "a directory": (
         ["dataset=text_file", "dataset.path=."],
         r"^dataset\.path=\. is a directory or a device: give a file of text\.",
     ),
     "no file": (["dataset=text_file", "dataset.path=none"], r"^dataset\.path=none can't be read \(No such file"),
-    "an image model": (["architecture=lenet"], r"^architecture=lenet with dataset=pydocs makes no model: choose architecture=lstm"),
-    "images": (["dataset=digits"], r"^architecture=lstm with dataset=digits makes no model: choose another architecture, or"),
+    "an image model": (["architecture=lenet"], r"^architecture=lenet with dataset=pydocs can't work: choose architecture=lstm"),
+    "images": (["dataset=digits"], r"^architecture=lstm with dataset=digits can't work: choose another architecture, or"),
     "no length": (["dataset.sequence_length=0"], r"^dataset\.sequence_length=0 is out of range"),
-    "no norm": (["max_grad_norm=0"], r"^max_grad_norm=0\.0 is no norm to clip gradients to: choose a number above 0, or null\."),
-    "no units": (["architecture.units=0"], r"^architecture=lstm with dataset=pydocs: architecture\.units=0 is no width"),
+    "no norm": (["max_grad_norm=0"], r"^max_grad_norm=0\.0 is out of range: choose a number above 0, or null for no clipping\."),
+    "no units": (["architecture.units=0"], r"^architecture=lstm with dataset=pydocs: architecture\.units=0 is out of range"),
     "no matrix": (
         ["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"],
         r"matrices='x' matches none of the weights lstm\.weight_hh_l0",
@@ -334,8 +334,8 @@ MISTAKES = {
         ["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"],
         r"batchnorm\(\) matches no parameter of LSTM",
     ),
-    "BatchEnsemble": (["ensemble=batch_ensemble"], r"layer lstm is of type LSTM, which fast weights are not defined for"),
-    "no subset": (["dataset.subset=1"], r"^dataset\.subset=1 is not to be had"),
+    "BatchEnsemble": (["ensemble=batch_ensemble"], r"layer lstm is of type LSTM, for which fast weights are not defined"),
+    "no subset": (["dataset.subset=1"], r"^dataset\.subset=1 is out of range"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Σ_k Δθ_k: the gradients of the base weights, added up over an iteration's inner steps (Algorithm 1)."""
+"""Σ_k Δθ_k: the gradients of the base weights θ, summed over an iteration's inner steps (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 
 class BaseGradients:
-    """Takes the gradients away from θ in the inner steps, and gives θ γ_θ times their sum at the end of an iteration.
+    """Collects the gradients of θ.
+
+    Each inner step takes the gradients away from θ. The last one gives θ γ_θ times their sum as its gradient.
 
     Args:
         theta: the base weights.
-        gamma_theta: γ_θ; with 0 the gradients are discarded, so that an optimizer leaves θ where it is.
+        gamma_theta: γ_θ. With 0 the gradients are discarded and the optimizer leaves θ where it is.
     """
 
     def __init__(self, theta: Sequence[nn.Parameter], gamma_theta: float) -> None:
@@ -27,14 +29,14 @@ class BaseGradients:
         return any(parameter.grad is not None for parameter in self.theta)
 
     def accumulate(self) -> None:
-        """Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k, taking the gradients away from θ."""
+        """Computes Σ_k Δθ_k <- Σ_k Δθ_k + Δθ_k and takes the gradients away from θ."""
         sums, gradients = [], []
         for i, parameter in enumerate(self.theta):
             gradient, parameter.grad = parameter.grad, None
             if gradient is None or self.gamma_theta == 0:
                 continue
             if self.sums[i] is None:
-                # A copy: whoever made the gradient may use its memory again, as DistributedDataParallel does.
+                # A copy, because the gradient's owner may reuse its memory, as DistributedDataParallel does.
                 self.sums[i] = gradient.detach().clone()
             else:
                 sums.append(self.sums[i])
@@ -43,7 +45,7 @@ class BaseGradients:
             torch._foreach_add_(sums, gradients)
 
     def release(self) -> None:
-        """Gives θ its gradient γ_θ Σ_k Δθ_k and starts the sum anew."""
+        """Sets the gradient of θ to γ_θ Σ_k Δθ_k and starts a new sum."""
         if self.gamma_theta != 1 and (sums := [gradient for gradient in self.sums if gradient is not None]):
             torch._foreach_mul_(sums, self.gamma_theta)
         for parameter, gradient in zip(self.theta, self.sums, strict=True):
@@ -51,7 +53,7 @@ class BaseGradients:
         self.sums = [None] * len(self.theta)
 
     def load(self, sums: Sequence[Tensor | None]) -> None:
-        """Takes up the ``sums`` of an unfinished iteration."""
+        """Restores the ``sums`` of an unfinished iteration."""
         self.sums = [
             None if gradient is None else gradient.to(parameter) for gradient, parameter in zip(sums, self.theta, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""What LatePhase's arguments can't be. Without torch, as a command line is checked before torch is imported."""
+"""Checks of LatePhase's arguments. They don't need torch, because a command line is checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import operator
 from typing import Any
 
 RUNNING_STATISTICS = ("mean", "folded", "recompute")
-"""Where the running statistics of the single model come from, see ``LatePhase.average``."""
+"""Where the single model's running statistics can come from, see ``LatePhase.average``."""
 
 
 def number_of_members(K: Any) -> int:
-    """K as an integer, which may be another library's.
+    """Returns K as Python's integer. K may be an integer of another library, such as NumPy.
 
     Raises:
-        ValueError: it is no integer, or below 1.
+        ValueError: K is not an integer, or is below 1.
     """
     if isinstance(K, bool) or not hasattr(K, "__index__") or operator.index(K) < 1:
         raise ValueError(f"K={K} is not a number of members: choose an integer of at least 1.")
@@ -21,10 +21,10 @@ def number_of_members(K: Any) -> int:
 
 
 def amount(value: Any, refusal: str) -> float:
-    """σ0 or γ_θ as Python's number.
+    """Returns ``value``, which is σ0 or γ_θ, as Python's float.
 
     Raises:
-        ValueError: it is infinite, or below 0; the message is ``refusal``.
+        ValueError: the value is infinite, not a number or below 0. The message is ``refusal``.
     """
     if not 0 <= value < float("inf"):
         raise ValueError(refusal)
@@ -32,10 +32,10 @@ def amount(value: Any, refusal: str) -> float:
 
 
 def check_running_statistics(choice: str, batches: Any, forward: Any) -> None:
-    """Checks what ``LatePhase.average`` is given.
+    """Checks the arguments of ``LatePhase.average``.
 
     Raises:
-        ValueError: an unknown choice, or ``recompute`` without batches, or batches or ``forward`` without ``recompute``.
+        ValueError: the choice is unknown, ``recompute`` has no batches, or another choice has batches or ``forward``.
     """
     if choice not in RUNNING_STATISTICS:
         raise ValueError(f"running_statistics={choice!r} is unknown: choose one of {', '.join(RUNNING_STATISTICS)}.")
@@ -43,5 +43,5 @@ def check_running_statistics(choice: str, batches: Any, forward: Any) -> None:
         given = "given" if batches is not None else None
         raise ValueError(
             f"running_statistics={choice!r} with batches={given}, forward={'given' if forward else None}: "
-            "training batches, and forward, go with running_statistics='recompute', and only with it."
+            "running_statistics='recompute' needs batches of training data, and only 'recompute' takes batches and forward."
         )

@@ -1,4 +1,4 @@
-"""The K members of a late-phase ensemble: their weights and optimizer states, kept outside of the model, and exchanged with it."""
+"""The K members of a late-phase ensemble: keeps their weights and optimizer states, and swaps them into and out of the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from late_phase.running_statistics import fold, normalization_layers
 
 
 class Phi:
-    """φ in a live model: some of its parameters, and the running statistics of the normalization layers that have one of them.
+    """φ in a live model: the late-phase weights, and the running statistics of normalization layers that have late-phase weights.
 
     Args:
         model: the plain model.
-        names: full names of the parameters.
+        names: full names of the late-phase weights.
     """
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
@@ -31,7 +31,7 @@ class Phi:
         return {name: layer for name, layer in layers if any(p in phi for p in layer.parameters(recurse=False))}
 
     def live(self) -> dict[str, Tensor]:
-        """The model's own tensors, by full name: parameters and running statistics."""
+        """Returns the model's own tensors of φ: full name -> late-phase weight or running statistic."""
         live: dict[str, Tensor] = dict(self.parameters)
         for prefix, layer in self.normalization_layers().items():
             live.update((f"{prefix}.{key}" if prefix else key, value) for key, value in layer.named_buffers(recurse=False))
@@ -39,14 +39,14 @@ class Phi:
 
 
 class Members:
-    """Φ stacked as ``[K, ...]``, K optimizer states, and the index of the member that is in the live model.
+    """Φ stacked as ``[K, ...]``, the K optimizer states, and the index of the member that is in the live model.
 
-    The live model is the truth for the member that it holds; ``store()`` brings ``values`` up to date. Copying in and out takes a
-    handful of fused operations, whatever the number of layers.
+    The live model always has the latest values of the member that it holds. ``store()`` copies them to ``values``. Copying a member
+    in or out takes a handful of fused operations, whatever the number of layers.
 
     Args:
-        values: full name -> ``[K, ...]`` for each of ``phi.live()``.
-        states: for each member the optimizer's state of each parameter.
+        values: full name -> ``[K, ...]`` for each tensor in ``phi.live()``.
+        states: for each member, parameter -> the optimizer's state of that parameter.
         entered: index of the member that the optimizer and the live model hold.
     """
 
@@ -67,7 +67,7 @@ class Members:
 
     @classmethod
     def spawn(cls, phi: Phi, optimizer: torch.optim.Optimizer, K: int, sigma0: float, generator: torch.Generator | None) -> Members:
-        """K members around the live model's φ_0 (Eq. 2), each with a copy of the optimizer's state; see ``LatePhase.spawn``."""
+        """Makes K members around φ_0 (Eq. 2), each with a copy of the optimizer's state; see ``LatePhase.spawn``."""
         values = {name: torch.stack([value.detach()] * K) for name, value in phi.live().items()}
         if sigma0 > 0:
             device = generator.device if generator else None
@@ -75,7 +75,7 @@ class Members:
                 noise = torch.randn(values[name].shape, generator=generator, device=device, dtype=phi_0.dtype)
                 values[name] += sigma0 * phi_0.norm() / phi_0.numel() ** 0.5 * noise.to(phi_0.device)
         known = {p: optimizer.state[p] for p in phi.parameters.values() if p in optimizer.state}
-        # All of a member's states at once, because they may share tensors.
+        # One deepcopy for all of a member's states, because they may share tensors.
         states = [dict(zip(known, copy.deepcopy(list(known.values())), strict=True)) for _ in range(K)]
         members = cls(phi, optimizer, values, states)
         members.load(0)
@@ -90,56 +90,60 @@ class Members:
         states: Sequence[Sequence[dict[str, Any]]],
         optimizer_state: dict[str, Any],
     ) -> Members:
-        """Members that were saved. The optimizer is used to load their states, and has that of the last one afterwards.
+        """Returns saved members. This uses the optimizer to load their states, and leaves the last member's state in it.
 
         Args:
             values: full name -> ``[K, ...]``.
-            states: what :meth:`states_in_order` was.
-            optimizer_state: the ``state_dict`` of the optimizer that was saved with them.
+            states: what :meth:`states_in_order` returned when the members were saved.
+            optimizer_state: the optimizer's ``state_dict``, saved together with the members.
         """
         pairs = zip(optimizer_state["param_groups"], optimizer.param_groups, strict=True)
         index = {p: i for saved, group in pairs for i, p in zip(saved["params"], group["params"], strict=True)}
         loaded = []
         for member_state in states:
             own = {index[p]: state for p, state in zip(phi.parameters.values(), member_state, strict=True) if state}
-            # The optimizer's own loading knows which of its tensors follow the parameter's device and type.
+            # Only the optimizer's own load_state_dict knows which state tensors take the parameter's device and data type.
             optimizer.load_state_dict({**optimizer_state, "state": own})
             loaded.append(dict(optimizer.state))
         return cls(phi, optimizer, {name: values[name].to(value) for name, value in phi.live().items()}, loaded)
 
     def store(self) -> None:
-        """Live model -> members, also if the model's tensors were replaced, as ``Module.to`` and ``vector_to_parameters`` do."""
+        """Copies the live model to its member, even if ``Module.to`` or ``vector_to_parameters`` has replaced its tensors."""
         if self._present_pointers() != self._pointers:
             self._bind()
         for row, live in zip(self._rows[self.entered], self._live, strict=True):
             torch._foreach_copy_(row, live)
-        state = self.optimizer.state  # where asking for what isn't there would make it
+        state = self.optimizer.state  # a defaultdict: looking up a missing parameter would add it
         self.states[self.entered] = {p: state[p] for p in self.phi.parameters.values() if p in state}
 
     def load(self, k: int) -> None:
-        """Member k -> live model."""
+        """Copies member k to the live model."""
         self.entered = k
         for row, live in zip(self._rows[k], self._live, strict=True):
             torch._foreach_copy_(live, row)
-        torch.clear_autocast_cache()  # within an autocast block the former member's weights would go on being used
+        torch.clear_autocast_cache()  # otherwise an open autocast block would keep using the previous member's weights
         for parameter in self.phi.parameters.values():
             self.optimizer.state.pop(parameter, None)
         self.optimizer.state.update(self.states[k])
 
     def enter(self, k: int) -> None:
-        """Exchanges the member in the live model for member k."""
+        """Swaps the member in the live model for member k."""
         self.store()
         self.load(k)
 
     def states_in_order(self) -> list[list[dict[str, Any]]]:
-        """For each member the optimizer's state of each parameter of φ, in their order, empty where there is none."""
+        """Returns, for each member, the optimizer's states of the parameters of φ in order; a missing state is an empty dict."""
         return [[states.get(parameter, {}) for parameter in self.phi.parameters.values()] for states in self.states]
 
     def averages(self, folded: bool) -> dict[str, Tensor]:
-        """Full name -> mean over members; ``folded`` averages the outputs of normalization layers instead.
+        """Returns the members' averages: full name -> mean over members.
+
+        Args:
+            folded: average the outputs of normalization layers instead of their tensors, see
+                :func:`late_phase.running_statistics.fold`.
 
         Raises:
-            ValueError: ``folded``, and a layer has no scale and shift of its own.
+            ValueError: ``folded`` is set, and a layer has no scale and shift of its own.
         """
         averages = {name: _mean(values) for name, values in self.values.items()}
         names = {id(value): name for name, value in self.phi.live().items()}
@@ -149,7 +153,7 @@ class Members:
             own = {names.get(id(tensor), f"{prefix}.{key}") for key, tensor in tensors.items()}
             if any(tensor is None for tensor in tensors.values()) or own & done:
                 raise ValueError(
-                    f"running_statistics='folded' needs layers with a scale and a shift of their own, which {prefix} has not: "
+                    f"running_statistics='folded' needs layers with a scale and a shift of their own, which {prefix} lacks: "
                     "choose mean or recompute."
                 )
             done |= own
@@ -159,7 +163,7 @@ class Members:
         return averages
 
     def _bind(self) -> None:
-        """Takes the live tensors and the members' rows into lists of one data type each: what the fused copies need."""
+        """Sorts the live tensors and the members' rows into lists of one data type each, as the fused copies need."""
         live = self.phi.live()
         for name, value in live.items():
             own = self.values[name]
@@ -177,10 +181,10 @@ class Members:
         self._pointers = self._present_pointers()
 
     def _present_pointers(self) -> list[int]:
-        """Where the live tensors lie in memory."""
+        """Returns the memory addresses of the live tensors."""
         return [tensors[key].data_ptr() for tensors, key in self._places]
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean over members; of a count, such as ``num_batches_tracked``, the largest."""
+    """Returns the mean over members, or the largest value of a count such as ``num_batches_tracked``."""
     return values.mean(0) if values.is_floating_point() or values.is_complex() else values.amax(0)

@@ -1,12 +1,12 @@
-"""Late-phase learning (Algorithms 1 and 4) as a component at the level of the optimizer.
+"""Late-phase learning (Algorithms 1 and 4), as a wrapper around a torch optimizer.
 
-The model never knows that it is an ensemble. Late-phase weights φ are a named subset of a plain model's parameters, plus the
-running statistics of the BatchNorm layers among them. The K members live outside of the model, stacked as ``[K, ...]``; before each
-inner step one of them is copied into the live model, after it the member's new values are copied out. Class, parameter names and
-``state_dict`` of the model stay what they were.
+The model stays a plain model. Late-phase weights φ are a named subset of its parameters, plus the running statistics of BatchNorm
+layers that have late-phase weights. The K members are stored outside of the model, stacked as ``[K, ...]``. Before each inner step
+one member is copied into the live model, and after the step its new values are copied out. The model keeps its class, its parameter
+names and the keys of its ``state_dict``.
 
-The algorithms are here; what makes :class:`LatePhase` a torch optimizer, saved and loaded, is in
-:mod:`late_phase.shared_optimizer`.
+This module has the algorithms. :mod:`late_phase.shared_optimizer` makes :class:`LatePhase` a torch optimizer, with saving and
+loading.
 """
 
 from __future__ import annotations
@@ -30,44 +30,45 @@ from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsuppo
 from late_phase.weights import state_with, unwrapped
 
 WATCHED_STEP = 2
-"""The step at which an optimizer shows what it keeps: at the first one it may set things up that stay as they are."""
+"""The step that is watched for state that members can't have of their own. The first step may set up things that never change."""
 
 
 class LatePhase(SharedOptimizer):
-    """Wraps a model and its optimizer; use it in the optimizer's place.
+    """Wraps a model and its optimizer. Use it in the optimizer's place.
 
-    One optimizer serves both as U_θ and as U_φ. It sees the parameters of one owner at a time: in each inner step φ, with member
-    k's own optimizer state (momentum, Adam's moments, counts of steps); at the end of an iteration θ, whose gradient is
-    γ_θ Σ_k Δθ_k.
+    The wrapped optimizer serves both as U_θ and as U_φ. It sees the parameters of one owner at a time. In each inner step it moves
+    φ, with member k's own optimizer state (momentum, Adam's moments, counts of steps). At the end of an iteration it moves θ, whose
+    gradient is γ_θ Σ_k Δθ_k.
 
-    Before ``spawn()``, and with K = 1 and γ_θ = 1 also after it, the trajectory is bit for bit that of the optimizer alone.
+    Before ``spawn()`` the trajectory is bit for bit that of the optimizer alone. With K = 1 and γ_θ = 1 it stays so afterwards.
 
-    Learning-rate schedulers, ``GradScaler`` (``scaler.step(late)``) and gradient clipping work as with the optimizer itself;
-    ``p.grad`` is always the gradient of the present minibatch. ``step()`` also clears the gradients; but a ``GradScaler``
-    leaves out the step of a minibatch that overflows, so with one call ``zero_grad()`` as always. A schedule-free optimizer's
-    ``train()`` and ``eval()`` convert θ and all members; call ``eval()`` before ``average()``. Other methods of an optimizer are
-    not passed on, as they could move weights of the live member only.
+    Learning-rate schedulers, ``GradScaler`` (``scaler.step(late)``) and gradient clipping work as with the optimizer itself.
+    ``p.grad`` is always the gradient of the current minibatch. ``step()`` clears the gradients. A ``GradScaler`` skips a step that
+    overflows, so also call ``zero_grad()`` as usual if you use one. A schedule-free optimizer's ``train()`` and
+    ``eval()`` convert θ and all members; call ``eval()`` before ``average()``. Other methods of an optimizer are not passed on,
+    because they could move the weights of the live member only.
 
-    Members share all buffers but BatchNorm's running statistics: those of ``spectral_norm`` on a late-phase weight, for example.
+    Each member has its own BatchNorm running statistics. All other buffers are shared, such as those of ``spectral_norm`` on a
+    late-phase weight.
 
     Args:
-        model: any module. Wrappers made by ``torch.compile``, DistributedDataParallel and DataParallel are looked through.
-        optimizer: an optimizer of the model's parameters. It takes one gradient a step, and keeps its state by parameter, or as
+        model: any module. For one wrapped by ``torch.compile``, DistributedDataParallel or DataParallel, the module inside is used.
+        optimizer: an optimizer of the model's parameters. It must take one gradient a step, and keep its state by parameter or as
             plain entries of its parameter groups.
-        select: which parameters are late-phase weights: a selection, or names with wildcards, see :mod:`late_phase.selection`.
+        select: the late-phase weights: a selection, or names with wildcards, see :mod:`late_phase.selection`.
         K: number of members.
         sigma0: σ0, amplitude of the initialization noise of Eq. 2, relative to each tensor's root mean square.
-        gamma_theta: γ_θ, scale of the accumulated base gradient; 1 and 1/K are the paper's choices. With 0 the base weights are
-            frozen at ``spawn()`` (Table 9): neither gradient nor momentum nor weight decay moves them.
-        phi_options: options of the optimizer, such as ``{"weight_decay": 5e-3}``, that φ gets at ``spawn()``. A parameter group
-            keeps its own value of an option that its entry ``fixed`` names. φ then has parameter groups of its own, the last ones,
-            so build ``LatePhase`` before any learning-rate scheduler. A learning rate is what φ has where a scheduler's factor is
-            1; it is in φ's groups from the beginning, and used from ``spawn()`` on.
+        gamma_theta: γ_θ, scale of the accumulated base gradient. The paper uses 1 and 1/K. With 0 the base weights are frozen at
+            ``spawn()`` (Table 9): neither gradient nor momentum nor weight decay moves them.
+        phi_options: options of the optimizer that φ gets at ``spawn()``, such as ``{"weight_decay": 5e-3}``. φ then has parameter
+            groups of its own, after all others, so build ``LatePhase`` before any learning-rate scheduler. A parameter group keeps
+            its own value of each option that its entry ``fixed`` names. An ``lr`` is φ's learning rate where a scheduler's factor
+            is 1. It is in φ's groups from the beginning and takes effect at ``spawn()``.
 
     Raises:
-        TypeError: ``optimizer`` or ``select`` is of another kind, or a late-phase weight is sharded.
-        ValueError: K < 1, σ0 < 0, γ_θ < 0, an unknown option, or a selection that matches nothing, a frozen parameter, or a
-            parameter that the optimizer doesn't have.
+        TypeError: ``optimizer`` or ``select`` is of an unsupported type, or a late-phase weight is sharded.
+        ValueError: K < 1, σ0 < 0, γ_θ < 0, or an option is unknown. Or the selection matches nothing, matches a frozen parameter,
+            or matches a parameter that the optimizer doesn't have.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class LatePhase(SharedOptimizer):
         phi = Phi(self.model, Selection.of(select).names(self.model))
         super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})
         self._entered = 0  # depth of member() blocks
-        self._steps = 0  # until the optimizer has been watched for long enough
+        self._steps = 0  # counted for WATCHED_STEP
 
     @property
     def gamma_theta(self) -> float:
@@ -103,9 +104,9 @@ class LatePhase(SharedOptimizer):
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
-        """All weights by full name: θ as they are, late-phase weights as ``[K, ...]``, before ``spawn()`` K times φ_0.
+        """Returns all weights by full name: θ as they are, φ as ``[K, ...]``. Before ``spawn()`` φ is φ_0, repeated K times.
 
-        They may be changed by the next ``step()``; running statistics are not among them.
+        Running statistics are not included. The next ``step()`` may change the returned tensors, so copy what you want to keep.
         """
         members = self.members
         weights: dict[str, Tensor] = {}
@@ -118,17 +119,17 @@ class LatePhase(SharedOptimizer):
 
     @torch.no_grad()
     def spawn(self, generator: torch.Generator | None = None) -> None:
-        """Makes the K members from the live weights φ_0 (time T0) and enters the first one.
+        """Makes the K members from the live weights φ_0 and loads the first one into the live model. Call it once, at time T0.
 
-        φ_k = φ_0 + σ0 ‖φ_0‖ / sqrt(D) ε_k for each tensor of D elements, ε_k standard normal (Eq. 2). Running statistics and the
-        optimizer's state are copied to every member and from then on belong to it.
+        φ_k = φ_0 + σ0 ‖φ_0‖ / sqrt(D) ε_k for each tensor of D elements, with standard normal ε_k (Eq. 2). Every member gets its
+        own copy of the running statistics and of the optimizer's state.
 
         Args:
-            generator: source of ε, on any device; the global one of the CPU by default. Processes that train one model together
-                need generators of the same seed.
+            generator: source of ε, on any device; the global CPU generator by default. Processes that train one model together
+                need generators with the same seed.
 
         Raises:
-            RuntimeError: the members exist already.
+            RuntimeError: the members already exist.
         """
         if self.spawned:
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
@@ -138,17 +139,19 @@ class LatePhase(SharedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One inner step, after ``backward()``: φ_k moves, Δθ_k is added up, at the last member of an iteration θ moves; then the
-        next member is loaded into the live model. Before ``spawn()`` one step of the optimizer. Clears the gradients.
+        """Makes one inner step and clears the gradients. Call it after ``backward()``.
 
-        An iteration is a count of minibatches and knows nothing of epochs: it carries over their boundaries.
+        It moves φ_k, adds Δθ_k to the sum, and loads the next member into the live model. At the last member of an iteration it
+        also moves θ. Before ``spawn()`` it is a step of the wrapped optimizer.
+
+        An iteration is K minibatches, whatever their epochs: it can begin in one epoch and end in the next.
 
         Args:
-            closure: evaluates the loss once, with gradients, before the step; its value is returned.
+            closure: evaluates the loss and its gradients. It is called once, before the step, and its value is returned.
 
         Raises:
-            RuntimeError: there is no gradient, or a ``member()`` block is open, or the optimizer takes several gradients.
-            TypeError: the optimizer keeps a state that members can't have each for itself, which shows at the second step.
+            RuntimeError: there is no gradient, a ``member()`` block is open, or the optimizer takes several gradients a step.
+            TypeError: the optimizer keeps a state that members can't have of their own. The second step notices this.
         """
         if self._entered:
             raise RuntimeError("step() was called inside of a member() block: leave the block first.")
@@ -189,19 +192,19 @@ class LatePhase(SharedOptimizer):
         members.enter((k + 1) % self.K)
 
     def _collect_gradients(self) -> None:
-        """Takes the gradients of θ away, or, at the last member of an iteration, gives θ those of all members."""
+        """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""
         if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
-        if self._members is not None and (self.K > 1 or self.gamma_theta != 1):  # else the sum is the gradient
+        if self._members is not None and (self.K > 1 or self.gamma_theta != 1):  # otherwise the sum is the gradient itself
             self._base_gradients.accumulate()
             if self._members.entered == self.K - 1:
                 self._base_gradients.release()
 
     @contextmanager
     def member(self, k: int) -> Iterator[nn.Module]:
-        """Enters member k: within the block the live model is member k, after it whichever it was before.
+        """Makes the live model member k for the duration of a block, and restores the previous member afterwards.
 
-        What happens to the late-phase weights and running statistics inside of the block stays with member k.
+        Member k keeps all changes that the block makes to the late-phase weights and running statistics.
 
         Raises:
             RuntimeError: there are no members yet.
@@ -222,7 +225,7 @@ class LatePhase(SharedOptimizer):
 
     @torch.no_grad()
     def averaged_state_dict(self, running_statistics: str = "mean") -> dict[str, Tensor]:
-        """The plain model's ``state_dict`` at θ and the mean over k of φ_k (Eq. 1).
+        """Returns the single model's ``state_dict``: θ and the mean over k of φ_k (Eq. 1).
 
         Args:
             running_statistics: ``mean`` or ``folded``, see :meth:`average`.
@@ -242,23 +245,26 @@ class LatePhase(SharedOptimizer):
         batches: Iterable | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
     ) -> nn.Module:
-        """The single model: a plain copy of the model at θ and the mean over k of φ_k (Eq. 1). The live model is left as it is.
+        """Returns the single model: a plain copy of the model with θ and the mean over k of φ_k (Eq. 1).
+
+        The live model stays as it is.
 
         Args:
-            running_statistics: where the copy's BatchNorm statistics come from. ``mean``: the mean of the members' statistics.
-                ``recompute``: a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded``: each BatchNorm layer
-                is the mean of the members' layers in eval mode, exactly, see :func:`late_phase.running_statistics.fold`.
+            running_statistics: where the copy's BatchNorm statistics come from. ``mean`` takes the mean of the members' statistics.
+                ``recompute`` estimates them by a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded`` makes
+                each BatchNorm layer exactly the mean of the members' layers in eval mode, see
+                :func:`late_phase.running_statistics.fold`.
             batches: training batches, for ``recompute`` only.
-            forward: runs the model on a batch, for ``recompute`` only.
+            forward: runs the model on a batch as ``forward(model, batch)``, for ``recompute`` only.
 
         Raises:
-            ValueError: another choice, or ``recompute`` without batches.
+            ValueError: ``running_statistics`` is unknown, ``recompute`` has no batches, or another choice has some.
             RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
         """
         check_running_statistics(running_statistics, batches, forward)
         try:
             single = copy.deepcopy(self.model)
-        except Exception as error:  # whatever the modules' own copying raises
+        except Exception as error:  # a module's own __deepcopy__ may raise anything
             raise RuntimeError(f"the model can't be copied ({error}): load averaged_state_dict() into a new one.") from error
         single.load_state_dict(self.averaged_state_dict("folded" if running_statistics == "folded" else "mean"))
         if batches is not None:
@@ -267,16 +273,16 @@ class LatePhase(SharedOptimizer):
 
     @torch.no_grad()
     def ensemble(self, *inputs: Any, forward: Callable[..., Tensor] | None = None) -> Tensor:
-        """Log-probabilities ``[examples, classes]`` of the mean of the members' predictive distributions, in eval mode.
+        """Returns the members' joint prediction in eval mode: the log of their mean probabilities, ``[examples, classes]``.
 
         Args:
-            inputs: what the model takes.
-            forward: gives the logits ``[examples, classes]`` by ``forward(model, *inputs)``, where the model's own output is
-                something else, or where it takes keywords.
+            inputs: the model's inputs.
+            forward: returns the logits ``[examples, classes]`` when called as ``forward(model, *inputs)``. Pass it if the model
+                takes keywords or returns something other than logits.
 
         Raises:
             RuntimeError: there are no members yet, or the optimizer is schedule-free and in train mode.
-            TypeError: the output is no tensor of logits.
+            TypeError: the output is not a tensor of logits.
         """
         self._refuse_train_mode("ensemble()")
         log_probs: list[Tensor] = []

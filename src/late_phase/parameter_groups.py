@@ -1,4 +1,4 @@
-"""An optimizer's parameter groups, as θ and each member see them: φ's own options, and what a step keeps in a group."""
+"""An optimizer's parameter groups as θ and each member see them, with φ's own options and each owner's entries."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 THETA = -1
-"""The owner of the base weights; the other owners are the members, by their index."""
+"""The owner of the base weights. The other owners are the members, by index."""
 
 LR_BOUNDS = ("initial_lr", "max_lr", "min_lr", "swa_lr")
-"""Learning rates that torch's schedulers write into a parameter group, to compute the present one from."""
+"""Learning rates that torch's schedulers write into a parameter group, and from which they compute the current one."""
 
 Group = dict[str, Any]
 
@@ -22,24 +22,24 @@ Group = dict[str, Any]
 class ParameterGroups:
     """Shows an optimizer the parameters of one owner at a time: the base weights θ, or φ of one member.
 
-    So a single optimizer acts as one of its own for θ and for each member. What a step changes in a parameter group, such as a
-    count of steps, belongs to the owner that made the step.
+    A single optimizer thus acts like K + 1 optimizers, one for θ and one for each member. If a step changes an entry of a parameter
+    group, such as a count of steps, the new value belongs to the owner that made the step.
 
     Args:
-        optimizer: its groups are split into base and late-phase weights if there are ``options``. Late-phase weights come last.
+        optimizer: with ``options``, its groups are split into base and late-phase weights. Late-phase weights come last.
         phi: the late-phase weights.
-        options: options of the optimizer that φ gets at :meth:`spawn`. A group keeps its own value of an option that its entry
-            ``fixed`` names. ``lr`` is in φ's groups from the beginning, because schedulers start from what they find when they are
-            built; until :meth:`spawn` φ moves with the learning rate of the base weights all the same.
+        options: options of the optimizer that φ gets at :meth:`spawn`. A group keeps its own value of each option that its entry
+            ``fixed`` names. ``lr`` is in φ's groups from the beginning, because schedulers read it when they are built. Until
+            :meth:`spawn` φ still moves with the learning rate of the base weights.
 
     Raises:
-        ValueError: an unknown option, or a scheduler that knows the present groups.
+        ValueError: an option is unknown, or the optimizer already has a scheduler.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, phi: Collection[nn.Parameter], options: dict[str, Any]) -> None:
         self.optimizer = optimizer
-        # By the index of φ's group, as Optimizer.load_state_dict makes new groups: its options, the group of the base weights that
-        # it was split from, and how many times the learning rate of that group it has.
+        # For each of φ's groups: its options, the index of the base weights' group that it was split from, and the ratio of the two
+        # learning rates. The keys are indices, because Optimizer.load_state_dict makes new groups.
         self._options: dict[int, dict[str, Any]] = {}
         self._base: dict[int, int] = {}
         self._lr_ratio: dict[int, float] = {}
@@ -47,12 +47,12 @@ class ParameterGroups:
             self._split(phi, options)
         self._shares = [(_share(group, phi, False), _share(group, phi, True)) for group in optimizer.param_groups]
         self._sizes = [len(group["params"]) for group in optimizer.param_groups]
-        self._kept: dict[int, list[Group]] = {}  # owner -> for each group what its steps have changed
-        self._outer: dict[tuple[int, str], Any] = {}  # (index of a group, entry) -> the group's own value of what was changed
+        self._kept: dict[int, list[Group]] = {}  # owner -> for each group, the entries that the owner's steps have changed
+        self._outer: dict[tuple[int, str], Any] = {}  # (index of a group, changed entry) -> its value in the optimizer's own group
         self._checks_lr = True
 
     def parameters(self, owner: int) -> list[nn.Parameter]:
-        """The base weights, or φ of whichever member."""
+        """Returns the base weights for ``THETA``, and φ for any member."""
         return [parameter for share in self._shares for parameter in share[owner != THETA]["params"]]
 
     def spawn(self) -> None:
@@ -61,14 +61,14 @@ class ParameterGroups:
             group = self.optimizer.param_groups[index]
             group.update({key: value for key, value in options.items() if key != "lr"})
             momentum = options.get("momentum", options.get("betas", [None])[0])
-            if momentum is not None and "max_momentum" in group:  # a scheduler moves it between these
+            if momentum is not None and "max_momentum" in group:  # a scheduler cycles the momentum between these bounds
                 group["max_momentum"] = group["base_momentum"] = momentum
             if self._adopt_lr_bounds(index) and "max_lr" in group:
                 group["lr"] = group["lr"] * self._lr_ratio[index]
 
     @contextmanager
     def before_spawn(self) -> Iterator[None]:
-        """For a block, φ has the learning rate of the base weights."""
+        """Gives φ the learning rate of the base weights for the duration of a block."""
         groups = self.optimizer.param_groups
         lrs = {index: {"lr": groups[self._base[index]]["lr"]} for index in self._lr_ratio}
         if not lrs:
@@ -81,17 +81,17 @@ class ParameterGroups:
 
     @contextmanager
     def of(self, owner: int) -> Iterator[None]:
-        """For a block after :meth:`spawn`, the optimizer has the parameters of ``owner`` only, and what its steps have kept.
+        """Shows the optimizer only the parameters and entries of ``owner`` for the duration of a block, after :meth:`spawn`.
 
         Raises:
-            RuntimeError: the groups are others than at the beginning, or φ has lost its options.
+            RuntimeError: the parameter groups are not those of the beginning, or φ has lost its options.
         """
         groups = self.optimizer.param_groups
         if [len(group["params"]) for group in groups] != self._sizes:
             raise RuntimeError("the optimizer's parameter groups have changed since LatePhase was built: build LatePhase last.")
         for index in self._options:
             self._refuse_lost_options(index)
-        # What somebody has set in a group since holds for all owners.
+        # A value that the user or a scheduler has set in a group since then applies to all owners.
         for index, key in [place for place, value in self._outer.items() if not _same(groups[place[0]].get(place[1]), value)]:
             del self._outer[index, key]
             for kept in self._kept.values():
@@ -107,11 +107,11 @@ class ParameterGroups:
         self._checks_lr = False
 
     def state_dict(self) -> dict[int, list[Group]]:
-        """What steps have kept for each owner."""
+        """Returns the entries that each owner's steps have changed."""
         return {owner: [dict(entries) for entries in kept] for owner, kept in self._kept.items()}
 
     def load_state_dict(self, state: dict[int, list[Group]]) -> None:
-        """Restores :meth:`state_dict`, after the optimizer's own state was loaded."""
+        """Restores :meth:`state_dict`. Load the optimizer's own state first."""
         groups = self.optimizer.param_groups
         self._kept = {owner: [dict(entries) for entries in kept] for owner, kept in state.items()}
         places = {(index, key) for kept in self._kept.values() for index, own in enumerate(kept) for key in own}
@@ -120,7 +120,7 @@ class ParameterGroups:
 
     @contextmanager
     def _showing(self, views: dict[int, Group]) -> Iterator[dict[int, Group]]:
-        """For a block, these are the optimizer's groups, by their index; yields a dict that gets what the block changes in them."""
+        """Shows ``views`` (index -> group) to the optimizer for a block; yields a dict that later holds the block's changes."""
         before = {index: dict(view) for index, view in views.items()}
         groups, changes = self.optimizer.param_groups, {}
         self.optimizer.param_groups = list(views.values())
@@ -137,18 +137,18 @@ class ParameterGroups:
         for key in options:
             if key not in self.optimizer.defaults or key == "params":
                 raise ValueError(
-                    f"phi_options has {key!r}, which is no option of {type(self.optimizer).__name__}: choose from its arguments."
+                    f"phi_options has {key!r}, but {type(self.optimizer).__name__} has no such option: choose from its arguments."
                 )
         if hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
             raise ValueError(
-                "phi_options adds parameter groups, but the optimizer has a scheduler already: build LatePhase before it."
+                "phi_options adds parameter groups, but the optimizer has a scheduler: build LatePhase before the scheduler."
             )
         base: list[Group] = []
         late: list[tuple[Group, dict[str, Any], int | None]] = []
         for group in groups:
             own = {key: value for key, value in options.items() if key not in group.get("fixed", ())}
             rest, selected = _share(group, phi, False), _share(group, phi, True)
-            # Without base weights the group stays only where φ is to have its learning rate until T0.
+            # A group without base weights stays only if φ needs the group's learning rate until T0.
             stays = bool(rest["params"]) or "lr" in own
             if selected["params"]:
                 late.append((copy.deepcopy(_entries(group)) | selected, own, len(base) if stays else None))
@@ -162,15 +162,15 @@ class ParameterGroups:
             if "lr" in own:
                 if not float(group["lr"]) > 0:
                     raise ValueError(
-                        f"phi_options has lr={own['lr']}, but the optimizer's own is {group['lr']}: give it the one to begin with."
+                        f"phi_options has lr={own['lr']}, but the optimizer's own lr is {group['lr']}: give it an lr above 0."
                     )
                 self._lr_ratio[index] = float(own["lr"]) / float(group["lr"])
-                if "initial_lr" in group:  # of a scheduler before, with whose state the optimizer was loaded
+                if "initial_lr" in group:  # left by the scheduler of an earlier run, whose optimizer state was loaded
                     group["initial_lr"] = group["initial_lr"] * self._lr_ratio[index]
                 group["lr"] = torch.full_like(group["lr"], own["lr"]) if isinstance(group["lr"], Tensor) else own["lr"]
 
     def _adopt_lr_bounds(self, index: int) -> bool:
-        """Scales a scheduler's bounds that φ has in common with the base weights; whether there were any."""
+        """Scales the scheduler's bounds that φ shares with the base weights, and returns whether there were any."""
         if index not in self._lr_ratio:
             return False
         group, base = (self.optimizer.param_groups[i] for i in (index, self._base[index]))
@@ -179,13 +179,13 @@ class ParameterGroups:
         return bool(common)
 
     def _refuse_lost_options(self, index: int) -> None:
-        """φ still has its options, and not what a scheduler or a loop sets for all groups alike."""
+        """Refuses a group of φ whose options were overwritten, as by a scheduler or a loop that sets all groups alike."""
         self._adopt_lr_bounds(index)
         if index not in self._base:
-            return  # no base weights to be like
+            return  # there are no base weights to compare with
         group, base = (self.optimizer.param_groups[i] for i in (index, self._base[index]))
         for key, value in self._options[index].items():
-            if key == "lr":  # at the end of a scheduler's way both may be its smallest one
+            if key == "lr":  # a scheduler may legitimately end with one minimum for both
                 checked = self._lr_ratio[index] != 1 and (self._checks_lr or "initial_lr" not in group)
                 lost = checked and float(group[key]) == float(base[key]) != 0
             else:
@@ -193,17 +193,17 @@ class ParameterGroups:
             if lost:
                 raise RuntimeError(
                     f"phi_options has {key}={value}, but {key}={group[key]} was set for late-phase and base weights alike: leave "
-                    "it out of phi_options, or set each of late.param_groups, of which those of late-phase weights come last."
+                    "it out of phi_options, or set it for each of late.param_groups; the last ones hold the late-phase weights."
                 )
 
 
 def _entries(group: Group) -> Group:
-    """All of a group but its parameters."""
+    """Returns a group's entries without its parameters."""
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
 def _share(group: Group, phi: Collection[nn.Parameter], late: bool) -> Group:
-    """The parameters of a group that are, or are not, late-phase weights, and their names if it has them."""
+    """Returns a group's late-phase weights, or its base weights if ``late`` is false, with their names if the group has names."""
     places = [i for i, parameter in enumerate(group["params"]) if (parameter in phi) == late]
     lists: Sequence[str] = [key for key in ("params", "param_names") if key in group]
     return {key: [group[key][i] for i in places] for key in lists}

@@ -1,7 +1,7 @@
 """BatchNorm running statistics of averaged weights.
 
-Running statistics belong to the weights they were estimated with. When weights are averaged, the average needs statistics of its
-own; these are the ways to get them.
+Running statistics belong to the weights with which they were estimated. Averaged weights need statistics of their own. This module
+computes them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from late_phase.weights import load
 
 
 def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> layer for all layers that estimate running statistics in training, as torch's BatchNorm layers do.
+    """Returns all layers that estimate running statistics in training, such as torch's BatchNorm layers: name -> layer.
 
-    Recognised by what they have, so that a user's own class counts. torchvision's FrozenBatchNorm2d has such buffers, but as
-    constants.
+    Layers are recognized by their attributes, so a user's own class counts. torchvision's FrozenBatchNorm2d doesn't count: its
+    buffers are constants, and it has no momentum.
     """
     return {
         name: module
@@ -32,10 +32,10 @@ def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def live_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers among them whose statistics training changes: those that the user hasn't frozen.
+    """Returns the normalization layers whose statistics training changes, which are all that the user hasn't frozen.
 
-    In a model in training mode a layer in eval mode is frozen. In a model in eval mode the modes don't tell; there a layer is
-    frozen whose scales and shifts need no gradient.
+    In a model in training mode, a layer in eval mode is frozen. In a model in eval mode, a layer is frozen if it has scales and
+    shifts and none of them needs a gradient.
     """
 
     def frozen(layer: nn.Module) -> bool:
@@ -46,7 +46,7 @@ def live_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Full name -> buffer for all buffers of normalization layers: running means and variances, and counts of minibatches."""
+    """Returns all buffers of normalization layers by full name: running means and variances, and counts of minibatches."""
     layers = normalization_layers(model).items()
     named = ((prefix, name, value) for prefix, layer in layers for name, value in layer.named_buffers(recurse=False))
     return {f"{prefix}.{name}" if prefix else name: value for prefix, name, value in named}
@@ -54,7 +54,7 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """``model.eval()`` for a block; afterwards every module is back in the mode that it had, also if they differed."""
+    """Puts the model into eval mode for the duration of a block, then restores the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -68,19 +68,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def recompute_running_statistics(
     model: nn.Module, batches: Iterable, forward: Callable[[nn.Module, Any], Any] | None = None
 ) -> None:
-    """Re-estimate the running statistics of BatchNorm layers by a pass over ``batches`` (Appendix A), in place.
+    """Re-estimates the running statistics of BatchNorm layers in place, by a pass over ``batches`` (Appendix A).
 
-    Each example counts the same: a layer mixes in what it gets with the weight n / (n + the number before), n being the number of
-    values of each channel, whereas ``torch.optim.swa_utils.update_bn`` gives a short last batch the weight of a full one.
-    Everything but BatchNorm is in eval mode, so dropout is off. Layers that the user has frozen (:func:`live_layers`), and layers
-    that the pass doesn't reach, keep their statistics.
+    All examples have the same weight. A layer weights each batch by n / (n + the number of earlier values), where n is the batch's
+    number of values per channel. (``torch.optim.swa_utils.update_bn`` gives a short last batch the weight of a full one.)
+    All other modules are in eval mode, so dropout is off. Layers that the user has frozen (:func:`live_layers`) and layers that the
+    pass doesn't reach keep their statistics.
 
     Args:
-        batches: what the model takes as its only argument, or tuples or lists whose first entry is that.
-        forward: runs the model on a batch by ``forward(model, batch)``, where that is not enough, as with keywords.
+        batches: inputs of the model, or tuples or lists whose first entry is the input.
+        forward: runs the model on a batch as ``forward(model, batch)``. Pass it if the model takes several inputs or keywords.
 
     Raises:
-        ValueError: there is no batch, or the pass reaches no layer.
+        ValueError: there is no batch, or the pass reaches no BatchNorm layer.
     """
     layers = live_layers(model)
     if not layers:
@@ -96,7 +96,7 @@ def recompute_running_statistics(
         inputs = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         n = inputs.numel() // layer.running_mean.numel()
         seen[layer] = seen.get(layer, 0) + n
-        layer.training = n > 0  # the mean of nothing would be nan
+        layer.training = n > 0  # the mean of an empty batch would be nan
         layer.momentum = n / max(seen[layer], 1)
 
     momenta = [(layer, layer.momentum) for layer in layers]
@@ -105,7 +105,7 @@ def recompute_running_statistics(
     try:
         with evaluation_mode(model):
             for layer in layers:
-                layer.training = True  # train() would do the same to what is inside of the layer
+                layer.training = True  # not train(), which would change the modules inside of the layer, too
             for batch in batches:
                 if forward is not None:
                     forward(model, batch)
@@ -126,10 +126,11 @@ def recompute_running_statistics(
 def recompute_for_each(
     model: nn.Module, weights: Iterable[Mapping[str, Tensor]], batches: Callable[[], Iterable]
 ) -> dict[str, Tensor]:
-    """Running statistics that belong to each of several weights of one model, which is used up: full name -> ``[weights, ...]``.
+    """Returns the running statistics for each of several sets of weights: full name -> ``[weights, ...]``.
 
     Args:
-        weights: name -> tensor of the parameters in which they differ.
+        model: takes each set of weights in turn, and keeps the last one.
+        weights: the sets of weights, each as name -> tensor of the parameters in which the sets differ.
         batches: starts a pass over the training batches, see :func:`recompute_running_statistics`.
     """
     found: list[dict[str, Tensor]] = []
@@ -141,17 +142,17 @@ def recompute_for_each(
 
 
 def fold(layer: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One BatchNorm layer equal to the mean of K BatchNorm layers' outputs in eval mode.
+    """Folds K BatchNorm layers into one, whose output in eval mode is the mean of theirs.
 
-    In eval mode member k maps x to s_k x + t_k with s_k = γ_k / sqrt(var_k + ε) and t_k = β_k - s_k μ_k, so the mean over the
-    members is again such a map: running mean 0, running variance 1, γ = sqrt(1 + ε) mean s_k, β = mean t_k.
+    In eval mode member k maps x to s_k x + t_k with s_k = γ_k / sqrt(var_k + ε) and t_k = β_k - s_k μ_k. The mean over the members
+    is a map of the same form. It has running mean 0, running variance 1, γ = sqrt(1 + ε) mean s_k and β = mean t_k.
 
     Args:
-        layer: the layer, for its ε.
-        values: ``weight``, ``bias``, ``running_mean``, ``running_var``, each ``[K, channels]``.
+        layer: gives ε.
+        values: the members' ``weight``, ``bias``, ``running_mean`` and ``running_var``, each ``[K, channels]``.
 
     Returns:
-        The folded layer's ``weight``, ``bias``, ``running_mean``, ``running_var``, each ``[channels]``.
+        The folded layer's ``weight``, ``bias``, ``running_mean`` and ``running_var``, each ``[channels]``.
     """
     scale = values["weight"] / torch.sqrt(values["running_var"] + layer.eps)
     shift = values["bias"] - scale * values["running_mean"]

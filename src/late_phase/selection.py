@@ -1,9 +1,9 @@
-"""Selections: which of a model's parameters are late-phase weights (φ).
+"""Selections: they choose which of a model's parameters are late-phase weights (φ).
 
-A selection is a list of rules. Selections combine with ``+``; the union is taken. Every rule must pick something, so that a
-misspelt name or a forgotten layer cannot silently turn late-phase learning into plain gradient accumulation.
+A selection is a list of rules, and ``+`` makes the union of two selections. Every rule must match a parameter. Otherwise a misspelt
+name or a forgotten layer would silently turn late-phase learning into plain gradient accumulation.
 
-Strings do as well: ``"layer4.*"`` is ``by_name("layer4.*")``, and ``"type:LayerNorm"`` goes by the name of a class.
+Strings work, too: ``"layer4.*"`` means ``by_name("layer4.*")``, and ``"type:LayerNorm"`` selects modules by their class name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Rule(NamedTuple):
     """One way of picking parameters.
 
     Attributes:
-        spelling: for messages.
-        pick: a function from a model to full parameter names.
-        pattern: what the user has written, if there may be names close to it.
+        spelling: names the rule in messages.
+        pick: returns the full names of a model's parameters that the rule matches.
+        pattern: the user's pattern, if messages can suggest names that are close to it.
     """
 
     spelling: str
@@ -32,7 +32,7 @@ class Rule(NamedTuple):
     pattern: str | None = None
 
     def cure(self, model: nn.Module) -> str:
-        """What to do if it picks nothing, with names of the model that the user may have meant."""
+        """Returns advice for a rule that matches nothing, with names in the model that the user may have meant."""
         known = "choose from the names in model.named_parameters()."
         if self.pattern is None:
             return known
@@ -45,17 +45,17 @@ class Rule(NamedTuple):
 
 
 class Selection:
-    """A union of rules, resolved against a model when late-phase learning is set up."""
+    """A union of rules, which :meth:`names` applies to a model."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
     @classmethod
     def of(cls, select: Selection | str | Sequence[str]) -> Selection:
-        """The selection itself, or that of one or several strings.
+        """Returns a selection as it is, and makes one from a string or several strings.
 
         Raises:
-            TypeError: it is something else.
+            TypeError: ``select`` is something else.
         """
         if isinstance(select, Selection):
             return select
@@ -76,7 +76,7 @@ class Selection:
         return " + ".join(rule.spelling for rule in self.rules) or "nothing()"
 
     def names(self, model: nn.Module) -> list[str]:
-        """Full names of the selected parameters, in the model's own order; a tied parameter goes by its first name.
+        """Returns the full names of the selected parameters in the model's order. A tied parameter has its first name.
 
         Raises:
             ValueError: a rule matches no parameter, or a selected parameter is frozen.
@@ -96,7 +96,7 @@ class Selection:
 
 
 def by_predicate(predicate: Callable[[str, nn.Parameter], bool]) -> Selection:
-    """Parameters for which ``predicate(full_name, parameter)`` is true."""
+    """Selects parameters for which ``predicate(full_name, parameter)`` is true."""
 
     def pick(model: nn.Module) -> list[str]:
         return [name for name, parameter in model.named_parameters() if predicate(name, parameter)]
@@ -105,9 +105,10 @@ def by_predicate(predicate: Callable[[str, nn.Parameter], bool]) -> Selection:
 
 
 def by_name(*patterns: str) -> Selection:
-    """Parameters named like a pattern, or inside a module named like it; ``*`` and ``?`` as in a shell.
+    """Selects parameters whose own name, or an enclosing module's name, matches a pattern; ``*`` and ``?`` work as in a shell.
 
-    With ``type:`` before it, a pattern is for the names of classes: all parameters of the modules of such a class or a subclass.
+    A pattern that starts with ``type:`` is matched against class names. It selects all parameters of modules of such a class or of
+    a subclass.
     """
 
     def rule(pattern: str) -> Rule:
@@ -125,12 +126,12 @@ def by_name(*patterns: str) -> Selection:
 
 
 def _classes(module: nn.Module) -> list[str]:
-    """The name of its class, and of those that this descends from, up to ``nn.Module``, exclusively."""
+    """Returns the names of the module's class and its base classes that derive from ``nn.Module``, which is left out."""
     return [kind.__name__ for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
 
 
 def _parameters_of(model: nn.Module, is_selected: Callable[[str, nn.Module], bool]) -> list[str]:
-    """Full names of all parameters inside the modules for which ``is_selected(name, module)`` is true."""
+    """Returns the full names of all parameters inside modules for which ``is_selected(name, module)`` is true."""
     return [
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -140,19 +141,19 @@ def _parameters_of(model: nn.Module, is_selected: Callable[[str, nn.Module], boo
 
 
 def by_type(*types: type[nn.Module]) -> Selection:
-    """All parameters of the modules of these types, nested ones included."""
+    """Selects all parameters inside modules of these types, those of nested modules included."""
     spelling = f"by_type({', '.join(t.__name__ for t in types)})"
     return Selection(Rule(spelling, lambda model: _parameters_of(model, lambda _, module: isinstance(module, types))))
 
 
 def batchnorm() -> Selection:
-    """Scales and shifts of all BatchNorm layers (Section 2.2, late-phase batch normalization layers)."""
+    """Selects scales and shifts of all BatchNorm layers (Section 2.2, late-phase batch normalization layers)."""
     (rule,) = by_type(nn.modules.batchnorm._BatchNorm).rules
     return Selection(rule._replace(spelling="batchnorm()"))
 
 
 def layernorm() -> Selection:
-    """Scales and shifts of all layers that normalize each example by itself: LayerNorm, RMSNorm, and classes named so."""
+    """Selects scales and shifts of layers that normalize each example by itself: classes named ``*LayerNorm`` or ``*RMSNorm``."""
 
     def is_layernorm(_: str, module: nn.Module) -> bool:
         return any(name.endswith(("LayerNorm", "RMSNorm")) for name in _classes(module))
@@ -161,7 +162,7 @@ def layernorm() -> Selection:
 
 
 def head(name: str | None = None) -> Selection:
-    """Weight and bias of the classification layer: the module of that name, or without a name the last ``nn.Linear``."""
+    """Selects weight and bias of the classification layer: the module called ``name``, or by default the last ``nn.Linear``."""
 
     def pick(model: nn.Module) -> list[str]:
         linear = [prefix for prefix, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -172,11 +173,11 @@ def head(name: str | None = None) -> Selection:
 
 
 def everything() -> Selection:
-    """All parameters that are trained: a deep ensemble that is spawned at T0 (Section 3.2)."""
+    """Selects all parameters that need a gradient: the members are then a deep ensemble, spawned at T0 (Section 3.2)."""
     (rule,) = by_predicate(lambda name, parameter: parameter.requires_grad).rules
     return Selection(rule._replace(spelling="everything()"))
 
 
 def nothing() -> Selection:
-    """No parameter: with K > 1 the iteration is plain gradient accumulation (Table 10), with K = 1 plain training."""
+    """Selects no parameter: with K > 1 this is plain gradient accumulation (Table 10), with K = 1 plain training."""
     return Selection()

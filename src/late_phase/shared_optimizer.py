@@ -1,6 +1,6 @@
-"""The optimizer that θ and the K members share: what torch expects of an optimizer, and its state.
+"""The optimizer that θ and the K members share: torch's optimizer interface, saving and loading.
 
-The steps that it makes are in :mod:`late_phase.method`.
+:mod:`late_phase.method` adds the steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from late_phase.supported_optimizers import HARMLESS, HiddenState
 
 
 class SharedOptimizer(torch.optim.Optimizer):
-    """Wraps an optimizer, and keeps what its owners, θ and each of the members, have of their own. ``LatePhase`` without its steps.
+    """``LatePhase`` without its steps: wraps an optimizer, and keeps the separate states of its owners, θ and the K members.
 
     Args:
         optimizer: the wrapped optimizer.
@@ -30,11 +30,11 @@ class SharedOptimizer(torch.optim.Optimizer):
 
     Raises:
         TypeError: a late-phase weight is sharded.
-        ValueError: an unknown option, or a late-phase weight that the optimizer doesn't have.
+        ValueError: an option is unknown, or the optimizer lacks a late-phase weight.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, phi: Phi, K: int, gamma_theta: float, phi_options: dict[str, Any]) -> None:
-        # Optimizer.__init__ isn't called: parameter groups, state and defaults are those of the wrapped optimizer.
+        # Optimizer.__init__ isn't called, because the wrapped optimizer provides parameter groups, state and defaults.
         optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in phi.parameters.items():
             if parameter not in optimized:
@@ -47,12 +47,12 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._groups = ParameterGroups(optimizer, set(phi.parameters.values()), phi_options)
         self._base_gradients = BaseGradients(self._groups.parameters(THETA), gamma_theta)
         self._members: Members | None = None
-        self._stepping = False  # whether step() is being made
+        self._stepping = False  # whether step() is running
 
-    # GradScaler is to unscale the gradients itself, before they are added up, also if the optimizer could do it within its step.
+    # Makes GradScaler unscale the gradients before they are summed, even if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
 
-    # What a torch optimizer has, delegated. `state` and `param_groups` are replaced by Optimizer.load_state_dict, hence properties.
+    # torch's optimizer interface. Optimizer.load_state_dict replaces `state` and `param_groups`, so properties look them up.
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         if name in HARMLESS:
             return getattr(optimizer, name)
         if not hasattr(optimizer, name) or name.startswith("_"):
-            raise AttributeError(f"LatePhase has no {name!r}, nor has its optimizer.")
+            raise AttributeError(f"LatePhase has no {name!r}, and neither has its optimizer.")
         if name in ("train", "eval"):
             return functools.partial(self._convert, name)
         raise AttributeError(
@@ -86,14 +86,14 @@ class SharedOptimizer(torch.optim.Optimizer):
         raise RuntimeError("parameters can't be added to LatePhase: give them to the optimizer before building LatePhase.")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Discards the gradients since the last ``step()``; those already accumulated for θ are kept."""
+        """Discards the gradients since the last ``step()``, and keeps the sum that θ has accumulated before."""
         self.optimizer.zero_grad(set_to_none)
 
     # Late-phase weights.
 
     @property
     def spawned(self) -> bool:
-        """Whether T0 has passed: ``spawn()`` was called or a spawned state loaded."""
+        """Whether there are members: ``spawn()`` was called, or a state with members was loaded."""
         return self._members is not None
 
     @property
@@ -103,7 +103,7 @@ class SharedOptimizer(torch.optim.Optimizer):
 
     @property
     def members(self) -> dict[str, Tensor] | None:
-        """Φ and the members' running statistics: full name -> ``[K, ...]``; None before ``spawn()``."""
+        """Φ and the members' running statistics by full name, as ``[K, ...]``; None before ``spawn()``."""
         if self._members is None:
             return None
         self._members.store()
@@ -111,7 +111,7 @@ class SharedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _convert(self, method: str) -> None:
-        """A schedule-free optimizer's ``train()`` or ``eval()``, for θ and all members."""
+        """Calls a schedule-free optimizer's ``train()`` or ``eval()`` for θ and each member."""
         convert, hidden = getattr(self.optimizer, method), HiddenState(self.optimizer)
         if self._members is None:
             convert()
@@ -140,8 +140,11 @@ class SharedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs beside the model's own ``state_dict``: the optimizer's state, the members, their optimizer states
-        and the base gradients of an unfinished iteration. Plain dicts and tensors, references as in torch's optimizers."""
+        """Returns all that resuming needs besides the model's own ``state_dict``.
+
+        This is the optimizer's state, the members, their optimizer states and the base gradients of an unfinished iteration, in
+        plain dicts and lists. The tensors are references, as in torch's optimizers.
+        """
         return {
             "K": self.K,
             "phi": self.phi,
@@ -155,10 +158,10 @@ class SharedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`, and with it the late-phase weights in the live model; load the model's own state before.
+        """Restores :meth:`state_dict` and the late-phase weights in the live model. Load the model's own state first.
 
         Raises:
-            ValueError: the state is none of a LatePhase, or of members of another K or selection, or of other parameter groups.
+            ValueError: the state is not from a LatePhase, or has another K, another selection or other parameter groups.
         """
         self._refuse_within_step("load_state_dict()")
         self._refuse_foreign(state_dict)
@@ -172,21 +175,25 @@ class SharedOptimizer(torch.optim.Optimizer):
         if self.spawned:
             self._members.load(state_dict["member"])
         self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
-        self._groups.load_state_dict(state_dict.get("groups", {}))  # the first checkpoints had none
+        self._groups.load_state_dict(state_dict.get("groups", {}))  # early checkpoints lack this entry
 
     def _refuse_foreign(self, state_dict: Any) -> None:
         if not isinstance(state_dict, dict) or not {"K", "phi", "members", "optimizer"} <= state_dict.keys():
-            raise ValueError("this is no state of a LatePhase: load an optimizer's own state into it before building LatePhase.")
+            raise ValueError(
+                "this is not the state of a LatePhase: load an optimizer's own state into the optimizer before building LatePhase."
+            )
         if state_dict["members"] is not None and state_dict["K"] != self.K:
-            raise ValueError(f"the state has K={state_dict['K']} members, this LatePhase K={self.K}: build it with the former.")
+            raise ValueError(
+                f"the state has K={state_dict['K']} members, but this LatePhase has K={self.K}: build LatePhase with the state's K."
+            )
         groups = [len(group["params"]) for group in state_dict["optimizer"]["param_groups"]]
         if groups != [len(group["params"]) for group in self.param_groups]:
             raise ValueError(
-                f"the state is of an optimizer with parameter groups of {groups} tensors: build the optimizer and LatePhase, "
-                "with or without phi_options, as they were."
+                f"the state has parameter groups of {groups} tensors, unlike this optimizer: build the optimizer and LatePhase as "
+                "before, with the same phi_options."
             )
         if state_dict["members"] is not None and state_dict["phi"] != self.phi:
             other = sorted(set(state_dict["phi"]) ^ set(self.phi))
             raise ValueError(
-                f"the state is of another selection, which differs in {', '.join(other[:5])}: build LatePhase with it."
+                f"the state has another selection, which differs in {', '.join(other[:5])}: build LatePhase with that selection."
             )

@@ -1,7 +1,8 @@
-"""Which optimizers can serve as U_θ and U_φ: those that take one gradient a step and keep what they know by parameter.
+"""Checks which optimizers can serve as U_θ and U_φ: those that take one gradient a step and keep their state by parameter.
 
-Late-phase learning gives each member an optimizer state of its own. What an optimizer keeps in ``state[parameter]``, or as a plain
-entry of a parameter group, is exchanged together with the members. What it keeps elsewhere can't be, and the optimizer is refused.
+Late-phase learning gives each member an optimizer state of its own. The state in ``state[parameter]``, and plain entries of a
+parameter group, are swapped together with the members. State that is kept elsewhere can't be swapped, so such an optimizer is
+refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What torch's optimizers and schedulers set: it is about how a step is made, not about what the steps before have seen.
+# Attributes that torch's optimizers and schedulers set. They control how a step is made, and hold nothing about earlier gradients.
 HARMLESS = {
     *("defaults", "param_groups", "state", "step", "_opt_called", "_step_supports_amp_scaling", "_zero_grad_profile_name"),
     *("_need_device_dtype_check_for_fused", "_warned_capturable_if_run_uncaptured"),
@@ -22,9 +23,10 @@ HARMLESS = {
 
 
 def refuse_unsupported(optimizer: Any) -> None:
-    """
+    """Refuses an optimizer that can't serve both as U_θ and as U_φ.
+
     Raises:
-        TypeError: it is no optimizer, or not one that takes one gradient a step.
+        TypeError: ``optimizer`` is not a torch optimizer, works through another one, or doesn't take one gradient a step.
     """
     name = f"optimizer is of type {type(optimizer).__name__}"
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -43,14 +45,15 @@ def _holds_optimizer(value: Any) -> bool:
 
 
 class HiddenState:
-    """Notices whether a step changes what can't be exchanged with the members: made before the step, asked after it."""
+    """Notices state that can't be swapped with the members. Build it before a step, and call :meth:`refuse` after the step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self._before = self._marks()
 
     def refuse(self) -> None:
-        """
+        """Refuses the optimizer if the step has changed such state.
+
         Raises:
             TypeError: the step has changed more than parameters, their states, and plain entries of parameter groups.
         """
@@ -64,11 +67,11 @@ class HiddenState:
             )
 
     def _marks(self) -> dict[str, Any]:
-        """Place -> something that changes if what is there does."""
+        """Returns place -> mark. The mark changes whenever the value at that place does."""
         groups = self.optimizer.param_groups
         places = {key: value for key, value in vars(self.optimizer).items() if key not in HARMLESS}
         for key in {key for group in groups for key in group if key != "params"}:
-            # What can be changed in place: that isn't seen when groups before and after a step are compared.
+            # Values that can change in place, which a comparison of the groups before and after a step doesn't notice.
             if mutable := [group[key] for group in groups if isinstance(group.get(key), Tensor | list | dict)]:
                 places[f"the {type(mutable[0]).__name__} {key!r} of a parameter group"] = mutable
         parameters = {id(parameter) for group in groups for parameter in group["params"]}
@@ -76,12 +79,12 @@ class HiddenState:
 
 
 def _mark(value: Any, ignored: set[int], depth: int = 4) -> Any:
-    """A value that differs from its earlier one if what it stands for has changed; parameters and modules are expected to."""
+    """Returns a mark that changes if ``value`` does. Parameters and modules are left out, as they may change."""
     if id(value) in ignored or isinstance(value, nn.Module) or depth == 0:
         return None
     if isinstance(value, Tensor):
         return id(value), value._version
-    if hasattr(value, "tobytes"):  # an array, whose repr may leave out most of it
+    if hasattr(value, "tobytes"):  # an array, whose repr may be abridged
         return value.tobytes()
     if isinstance(value, dict):
         return [(str(key), _mark(own, ignored, depth - 1)) for key, own in value.items()]
@@ -91,17 +94,19 @@ def _mark(value: Any, ignored: set[int], depth: int = 4) -> Any:
 
 
 class Closure:
-    """A closure as an optimizer's ``step()`` gets it, which has to be evaluated once, before any weight moves.
+    """Wraps the closure for an optimizer's ``step()``, which must evaluate it once, before any weight moves.
 
     Attributes:
-        evaluated: whether it was.
-        loss: its value.
+        evaluated: whether the optimizer has evaluated the closure.
+        loss: the closure's value.
     """
 
     def __init__(self, closure: Callable[[], Any], parameters: Sequence[nn.Parameter], then: Callable[[], None]) -> None:
         """
         Args:
-            then: called when the gradients are there.
+            closure: returns the loss, and computes its gradients.
+            parameters: the weights that must not move before.
+            then: called once the gradients are computed.
         """
         self._closure, self._parameters, self._then = closure, parameters, then
         self._versions = self._present_versions()
@@ -109,13 +114,14 @@ class Closure:
         self.loss: Any = None
 
     def __call__(self) -> Any:
-        """
+        """Evaluates the closure.
+
         Raises:
-            RuntimeError: it is evaluated a second time, or weights have moved.
+            RuntimeError: this is the second call, or weights have moved already.
         """
         if self.evaluated or self._present_versions() != self._versions:
             raise RuntimeError(
-                "the optimizer evaluates the closure more than once, or moves weights before: pass one that takes one gradient "
+                "the optimizer evaluates the closure more than once, or moves weights before it: pass one that takes one gradient "
                 "a step."
             )
         self.evaluated = True

@@ -1,4 +1,4 @@
-"""Weights by name, and models."""
+"""Reads, loads and replaces a model's weights by name."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Full name -> tensor for all parameters and buffers, each of them once: a tied parameter goes by its first name."""
+    """Returns all parameters and buffers: full name -> tensor. A tied parameter appears once, under its first name."""
     return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 
 
 @torch.no_grad()
 def load(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """Copies ``values`` into the parameters and buffers of these names; others stay as they are."""
+    """Copies ``values`` into the parameters and buffers of these names, and returns the model. All others stay as they are."""
     own = tensors(model)
     for name, value in values.items():
         own[name].copy_(value)
-    torch.clear_autocast_cache()  # within an autocast block the former values would go on being used
+    torch.clear_autocast_cache()  # otherwise an open autocast block would keep using the previous values
     return model
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The plain module inside of torch.compile's, DistributedDataParallel's and DataParallel's wrappers."""
+    """Returns the plain module inside of wrappers made by torch.compile, DistributedDataParallel and DataParallel."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -37,9 +37,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def state_with(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A copy of the model's ``state_dict`` with ``values`` in place of the parameters and buffers of these names.
+    """Returns a copy of the model's ``state_dict`` in which ``values`` replace the parameters and buffers of these names.
 
-    They are found by their place in memory as well as by name: a tied parameter has the value under each of its names.
+    Parameters and buffers are also found by their place in memory. So a tied parameter gets its value under each of its names.
 
     Raises:
         RuntimeError: the ``state_dict`` lacks one of these parameters.
@@ -58,12 +58,12 @@ def state_with(model: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Any]
         if name in values:
             state[key] = values[name]
         elif isinstance(value, Tensor):
-            state[key] = copies.setdefault(place(value), value.detach().clone())  # a tied one once
+            state[key] = copies.setdefault(place(value), value.detach().clone())  # one copy for a tied parameter
         else:
             state[key] = copy.deepcopy(value)
     for name, _ in model.named_parameters():
         if name in values and name not in found:
             raise RuntimeError(
-                f"the model's state_dict() has no {name}, so it can't be given its average: average late.members by yourself."
+                f"the model's state_dict() has no {name}, so it can't hold its average: average late.members yourself."
             )
     return state

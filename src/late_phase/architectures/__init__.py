@@ -1,4 +1,4 @@
-"""Architectures by name. Each takes its sizes, and its own keys of the config group ``architecture``."""
+"""Architectures by name. Each is built from its data's sizes and its own keys in the config group ``architecture``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ArchitectureConfig(Chosen):
     """
     Attributes:
-        task: the kind of task that it is for, a name in ``late_phase.tasks.TASKS``.
+        task: the kind of task that the architecture is for, a name in ``late_phase.tasks.TASKS``.
     """
 
     task: ClassVar[str] = ""
@@ -78,30 +78,33 @@ for _name in ("resnet50", "resnet152", "densenet161"):
 register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
 
 SHALLOW = 120
-"""A depth at which layers are counted quickly; a multiple of the 6 that depths are counted by."""
+"""Very deep networks are counted at a depth between this and twice this, which is fast. It is a multiple of 6, as depths are
+6 n + a constant."""
 
 
 def build(name: str, *sizes: int, weights: str | None = None, whole: bool = False, **options: Any) -> nn.Module:
-    """The architecture ``name``, with fresh weights from torch's global generator.
+    """Returns the architecture ``name`` with new weights from torch's global generator, or with ``weights``.
 
     Args:
-        sizes: channels and classes of images, or symbols of a text.
-        weights: what ``pretrained.load`` then puts in place of the fresh ones; ``whole`` is for it, too.
+        sizes: numbers of channels and classes for images, number of symbols for a text.
+        weights: weights that replace the new ones, see ``pretrained.load``.
+        whole: whether the last layer must fit as well, see ``pretrained.load``.
     """
     model = CHOICES["architecture"][name].build(*sizes, **options)
     if weights is not None:
-        from late_phase.architectures.pretrained import load  # imports torchvision, which takes seconds
+        from late_phase.architectures.pretrained import load  # imported here, as it imports torchvision, which takes seconds
 
         load(model, name, weights, whole)
     return model
 
 
 def parameters(name: str, *sizes: int, **options: Any) -> int:
-    """Number of parameters that :func:`build` would make, found without memory and random numbers; 0 of what it refuses.
+    """Returns the number of parameters that :func:`build` would make, without using memory or random numbers.
 
-    Of a very deep network, whose layers alone take long to build, a shallower one is counted, in proportion.
+    It is 0 for options that :func:`build` refuses, and 2^63 for sizes that torch can't handle. For a very deep network, a shallower
+    one is counted and scaled in proportion, because building many layers takes long.
     """
-    import torch  # takes seconds, and names of architectures are checked without it
+    import torch  # imported here, because it takes seconds and names of architectures are checked without it
 
     depth = shallower = options.get("depth", 0)
     if depth > 2 * SHALLOW:
@@ -112,17 +115,17 @@ def parameters(name: str, *sizes: int, **options: Any) -> int:
             model = CHOICES["architecture"][name].build(*sizes, **options)
     except ValueError:
         return 0
-    except (RuntimeError, TypeError, OverflowError):  # torch's words for sizes that it can't count
+    except (RuntimeError, TypeError, OverflowError):  # torch raises these for sizes that are too large for it
         return 2**63
     count = sum(parameter.numel() for parameter in model.parameters())
     return count * depth // shallower if depth > shallower else count
 
 
 def check_size(name: str, sizes: tuple[int, ...], options: dict[str, Any], copies: int) -> None:
-    """Refuses an architecture if ``copies`` of its weights don't fit into the memory.
+    """Refuses an architecture if ``copies`` copies of its weights don't fit into the memory.
 
     Raises:
-        UserError: they don't.
+        UserError: they don't fit.
     """
     count = parameters(name, *sizes, **options)
     own = "".join(f", {key}={value}" for key, value in options.items() if value is not None)

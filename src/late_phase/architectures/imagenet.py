@@ -1,4 +1,4 @@
-"""The paper's ImageNet models, which are torchvision's: ResNet-50, ResNet-152 and DenseNet-161."""
+"""The paper's ImageNet models, from torchvision: ResNet-50, ResNet-152 and DenseNet-161."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAMES = ("resnet50", "resnet152", "densenet161")
 
 
 def build(name: str, channels: int, classes: int) -> nn.Module:
-    """Images ``[examples, 3, height, width]`` -> logits ``[examples, classes]``.
+    """Builds the model ``name``: images ``[examples, 3, height, width]`` -> logits ``[examples, classes]``.
 
     Raises:
-        ValueError: the images aren't in colour.
+        ValueError: the images don't have 3 channels.
     """
     if channels != 3:
         raise ValueError(f"architecture.name={name} takes images of 3 channels, not {channels}: choose another architecture.")
@@ -22,5 +22,5 @@ def build(name: str, channels: int, classes: int) -> nn.Module:
 
 
 def current_key(key: str) -> str:
-    """The key of a DenseNet's state dict as of today: torchvision's files still have the dot of ``norm.1`` and ``conv.2``."""
+    """Returns a DenseNet key without the dot that torchvision's files still have in names such as ``norm.1`` and ``conv.2``."""
     return re.sub(r"(?<=\.)(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", key)

@@ -1,4 +1,4 @@
-"""The paper's small ConvNet (Appendix A): LeNet-5 with ReLU, and BatchNorm after each activation."""
+"""The paper's small ConvNet (Appendix A): LeNet-5 with ReLU and with BatchNorm after each activation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from late_phase.layers.max_pool import MaxPool2x2
 
 
 class LeNet(nn.Sequential):
-    """Images ``[examples, channels, 32, 32]`` -> logits ``[examples, classes]``.
+    """LeNet-5: images ``[examples, channels, 32, 32]`` -> logits ``[examples, classes]``.
 
-    Layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper doesn't state the pooling; ours takes the
-    maximum. Dropout comes after the BatchNorm of the 120 units.
+    The layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper doesn't state the pooling; this is
+    max pooling. Dropout comes after the BatchNorm of the 120 units.
 
     Raises:
-        ValueError: the dropout is out of range, or, of ``forward``, the images aren't of that size.
+        ValueError: the dropout is out of range, or ``forward`` gets images of another size.
     """
 
     def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:

@@ -1,26 +1,26 @@
-"""The paper's language model (Section 3.4 and Appendix A): one layer of LSTM."""
+"""The paper's language model (Section 3.4 and Appendix A): an LSTM with one layer."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 INIT = 0.01
-"""All weights are drawn from the uniform distribution over ± this."""
+"""All weights are drawn uniformly from -INIT to INIT."""
 
 
 class LSTM(nn.Module):
-    """Symbols ``[positions, streams]`` -> logits ``[positions, streams, symbols]`` of those that follow, and the state after them.
+    """Predicts the next symbol: ``[positions, streams]`` -> logits ``[positions, streams, symbols]``, and the state afterwards.
 
-    With 205 symbols and 500 units the model has 1,556,730 trained parameters, the paper's 1.56 million. A layer of ``nn.LSTM`` has
-    two biases that are only ever added up; one of them stays 0, since two would learn twice as fast as one.
+    With 205 symbols and 500 units the model has 1,556,730 trained parameters, the paper's 1.56 million. ``nn.LSTM`` adds two biases
+    in each layer. One of them stays 0, because two biases would learn twice as fast as one.
 
     Args:
         symbols: size of the vocabulary.
         units: width of the hidden state.
-        embedding: width of the embedding; that of the vocabulary by default.
+        embedding: width of the embedding; the size of the vocabulary by default.
 
     Raises:
-        ValueError: a width below 1.
+        ValueError: a width is below 1.
     """
 
     def __init__(self, symbols: int, units: int = 500, embedding: int | None = None) -> None:
@@ -28,7 +28,7 @@ class LSTM(nn.Module):
         embedding = symbols if embedding is None else embedding
         for name, width in (("units", units), ("embedding", embedding)):
             if width < 1:
-                raise ValueError(f"architecture.{name}={width} is no width: choose at least 1.")
+                raise ValueError(f"architecture.{name}={width} is out of range: choose at least 1.")
         self.embedding = nn.Embedding(symbols, embedding)
         self.lstm = nn.LSTM(embedding, units)
         self.head = nn.Linear(units, symbols)

@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's by name, or those in a file."""
+"""Loads weights to start from: torchvision's by name, or those in a file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from late_phase.architectures.state_dicts import find_weights, unfinished
 from late_phase.support.errors import UserError, first_line
 
 HARMLESS = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np._core.multiarray.scalar]
-"""Classes that are read from files besides torch's own: arguments of a training and its results, kept beside the weights."""
+"""Classes that files may contain besides torch's own, as training arguments and results that are stored with the weights."""
 
 
 def load(model: nn.Module, name: str, weights: str, whole: bool = False) -> None:
-    """Copies ``weights`` into the architecture ``name``, running statistics included.
+    """Copies ``weights``, running statistics included, into ``model``, which is the architecture ``name``.
 
     Args:
-        whole: the last layer has to fit as well. Else the model keeps its own for another number of classes, and says so.
-        weights: the name of torchvision's weights; a .safetensors file; another file that ``torch.save`` wrote, with a state dict
-            alone or within dicts, and with or without a prefix before all names, such as wrappers and Lightning's modules have; or
-            the directory of a finished run.
+        weights: a name of torchvision's weights, a .safetensors file, a file that ``torch.save`` wrote, or the directory of a
+            finished run. A file of ``torch.save`` may have its state dict within other dicts. All names may have a prefix, such as
+            those of wrappers and Lightning modules.
+        whole: whether the last layer must fit as well. If not, and its number of classes differs, the model keeps its own last
+            layer, and a line on stderr says so.
 
     Raises:
-        UserError: there are none, or several, or those of a training that is not over; or they don't fit.
+        UserError: there are no weights, there are several, they are from unfinished training, or they don't fit.
     """
     own = model.state_dict()
     entries = get_model_weights(name).__members__ if name in imagenet.NAMES else {}
@@ -50,14 +51,14 @@ def load(model: nn.Module, name: str, weights: str, whole: bool = False) -> None
         state |= {key: own[key] for key in classifier}
     wrong = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
     fitting = {key: value for key, value in state.items() if key not in wrong}
-    missing, unknown = model.load_state_dict(fitting, strict=False)  # knows that old files don't count BatchNorm's minibatches
+    missing, unknown = model.load_state_dict(fitting, strict=False)  # accepts old files, which lack BatchNorm's minibatch counts
     misfits = [
         _some([key for key in missing if key not in wrong], "missing"),
         _some(unknown, "unknown"),
         _some([f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}" for key in wrong], "of another shape"),
     ]
     if any(misfits):
-        single = Path(weights).expanduser().with_name("model.safetensors")  # beside the other files of weights that a run leaves
+        single = Path(weights).expanduser().with_name("model.safetensors")  # a run's plain model, beside its other weight files
         raise UserError(
             f"architecture.weights={weights} doesn't fit architecture={name} as it is set ({'; '.join(filter(None, misfits))}): "
             f"choose {f'{single}, or ' if single.exists() else ''}weights of the same architecture with the same options."
@@ -70,11 +71,11 @@ def _some(keys: list[str], what: str) -> str:
 
 
 def _fetch(name: str, entry: WeightsEnum) -> dict[str, Tensor]:
-    """torchvision's weights, from torch's cache or the network. torch renames a download only when it is whole."""
+    """Returns torchvision's weights from torch's cache or the network. torch only renames a download when it is complete."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
         return entry.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as error:  # what downloading and reading raise has no class in common
+    except Exception as error:  # the errors of downloading and reading have no common class
         if file.exists():
             raise _unreadable(entry.name, error, f"remove {file}, and it is downloaded again.") from error
         raise UserError(
@@ -84,7 +85,12 @@ def _fetch(name: str, entry: WeightsEnum) -> dict[str, Tensor]:
 
 
 def _read(name: str, weights: str, entries: Collection[str], own: Sequence[str]) -> dict[str, Tensor]:
-    """What is in a file; ``entries`` would have done as well, and ``own`` are the names of the architecture's tensors."""
+    """Reads the weights in a file or a run's directory.
+
+    Args:
+        entries: names of torchvision's weights for the architecture, for the message if there is no such file.
+        own: names of the architecture's tensors.
+    """
     cure = "choose a .safetensors file, or one that torch.save(model.state_dict(), FILE) wrote."
     path, of_run = Path(weights).expanduser(), False
     try:
@@ -101,7 +107,7 @@ def _read(name: str, weights: str, entries: Collection[str], own: Sequence[str])
             f"architecture.weights={weights} of architecture={name} is {absent}: "
             "choose a file of weights, or the directory of a finished run."
         ) from error
-    except Exception as error:  # what reading raises has no class in common
+    except Exception as error:  # the errors of reading have no common class
         raise _unreadable(weights, error, cure) from error
     if why := unfinished(content):
         raise UserError(
@@ -113,12 +119,12 @@ def _read(name: str, weights: str, entries: Collection[str], own: Sequence[str])
         raise UserError(f"architecture.weights={weights} holds no weights: {cure}")
     if len(found) > 1:
         places = " and ".join(repr(f"{some.place}.{some.prefix}".strip(".")) for some in found[:3])
-        raise UserError(f"architecture.weights={weights} holds several weights of {name} ({places}): save one of them.")
+        raise UserError(f"architecture.weights={weights} holds several sets of weights of {name} ({places}): save one of them.")
     if found[0].matches and (told := found[0].told()):
         print(f"architecture.weights={weights}: weights taken {told}.", file=sys.stderr)
     return found[0].state
 
 
 def _unreadable(weights: str, error: Exception, cure: str) -> UserError:
-    # By its class only: torch's explanations fill a page.
+    # The error's class only, because torch's explanations fill a page.
     return UserError(f"architecture.weights={weights} can't be read as weights ({type(error).__name__}): {cure}")

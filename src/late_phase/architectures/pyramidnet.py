@@ -9,7 +9,7 @@ from late_phase.layers.shakedrop import ShakeDrop
 
 
 class Block(nn.Module):
-    """BN-conv-BN-ReLU-conv-BN, plus the input, of which 2 x 2 pixels are averaged at stride 2, with zeros for the new channels."""
+    """BN-conv-BN-ReLU-conv-BN plus the input. Zeros fill the input's new channels; at stride 2 it is averaged over 2 x 2 pixels."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, survival: float) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.shakedrop = ShakeDrop(survival) if survival < 1 else nn.Identity()
-        # Sizes that are odd are rounded up, as the convolution's are.
+        # Rounds odd sizes up, as the convolution does.
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         self.new_channels = channels_out - channels_in
 
@@ -33,8 +33,8 @@ class PyramidNet(nn.Module):
     """PyramidNet-``depth`` of basic blocks: images ``[examples, channels, height, width]`` -> logits ``[examples, classes]``.
 
     Args:
-        alpha: channels that the blocks add, each its share, to the first convolution's 16.
-        shakedrop: rate at which ShakeDrop scales the last block; the l-th of L has l / L of it. With 0 there is no ShakeDrop.
+        alpha: channels that all blocks together add, in equal shares, to the first convolution's 16.
+        shakedrop: rate at which ShakeDrop scales the last block. The l-th of L blocks has l / L of it. 0 means no ShakeDrop.
 
     Raises:
         ValueError: the depth is not 6 n + 2, or another number is out of range.
@@ -46,9 +46,9 @@ class PyramidNet(nn.Module):
         if rest or blocks < 1:
             raise ValueError(f"architecture.depth={depth} is not 6 n + 2: choose 8, 14, 20, ..., 110, ...")
         if alpha < 0:
-            raise ValueError(f"architecture.alpha={alpha} is no number of channels to add: choose an integer of at least 0.")
+            raise ValueError(f"architecture.alpha={alpha} is out of range: choose an integer of at least 0.")
         if not 0 <= shakedrop < 1:
-            raise ValueError(f"architecture.shakedrop={shakedrop} is no rate: choose a number of at least 0 and below 1.")
+            raise ValueError(f"architecture.shakedrop={shakedrop} is out of range: choose a number of at least 0 and below 1.")
         total = 3 * blocks
         widths = [round(16 + alpha * i / total) for i in range(total + 1)]
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)

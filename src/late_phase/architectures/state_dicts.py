@@ -1,4 +1,4 @@
-"""The weights of an architecture in whatever a file holds: under a key of a dict, under a prefix, as wrappers name them."""
+"""Finds an architecture's weights in a file's content: in nested dicts, under a prefix, or with the names that wrappers make."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch's wrappers put into the names of the modules that they wrap, at any depth."""
+"""Parts that torch's wrappers add to the names of wrapped modules, at any depth."""
 
 PREFERRED = ("", "state_dict", "model_state_dict", "model")
-"""Keys under which weights are meant to be found, where a file has several such dicts, as with an average beside the model."""
+"""Keys whose weights are preferred if a file has several sets of weights, such as an average beside the model."""
 
 DEPTH = 6
-"""How many dicts, or lists, may lie around weights and states of optimizers."""
+"""How deep weights and states of optimizers may be nested in dicts or lists."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Found:
     """Weights in a file.
 
     Attributes:
-        place: keys that lead to them, joined by dots.
-        prefix: what stands before the architecture's own names.
+        place: keys that lead to the weights, joined by dots.
+        prefix: prefix before the architecture's own names.
         state: name without the prefix -> tensor.
-        others: number of tensors beside them, which have another prefix.
-        matches: number of the architecture's names that are among them.
+        others: number of tensors in the same place without the prefix.
+        matches: number of the architecture's names that the weights include.
     """
 
     place: str
@@ -38,7 +38,7 @@ class Found:
     matches: int
 
     def told(self) -> str:
-        """Where they are, for a message; empty if they are just where one expects them."""
+        """Returns where the weights are, for a message. Empty if they are where one expects them."""
         parts = [f"from {self.place!r}"] if self.place else []
         parts += [f"without the prefix {self.prefix!r}"] if self.prefix else []
         parts += [f"without {self.others} other tensors"] if self.others else []
@@ -46,10 +46,10 @@ class Found:
 
 
 def find_weights(content: Any, names: Sequence[str]) -> list[Found]:
-    """All weights in ``content`` that are the best match for an architecture; several only where none is to be preferred.
+    """Returns the weights in ``content`` that match an architecture best. There are several only if none is preferred.
 
     Args:
-        names: of the architecture's tensors.
+        names: names of the architecture's tensors.
     """
     found = list(_search(content, list(names), "", DEPTH))
     best = max((some.matches for some in found), default=0)
@@ -59,9 +59,9 @@ def find_weights(content: Any, names: Sequence[str]) -> list[Found]:
 
 
 def unfinished(content: Any, depth: int = DEPTH) -> str | None:
-    """Why weights in ``content`` are those of a training that is not over, or None: they are not what it results in.
+    """Returns why the weights in ``content`` are not the result of finished training, or None if nothing shows that.
 
-    Lists are looked into, because Lightning keeps the states of optimizers in one.
+    This also searches lists, because Lightning stores the states of optimizers in a list.
     """
     if isinstance(content, list | tuple):
         content = dict(enumerate(content))
@@ -89,7 +89,7 @@ def _search(content: Any, names: list[str], place: str, depth: int) -> Iterator[
 
 
 def _under_prefixes(tensors: dict[str, Tensor], names: list[str], place: str) -> Iterator[Found]:
-    """The tensors under the prefixes with the most of the architecture's names, or under none if they have as many."""
+    """Yields the tensors under each prefix that has most of the architecture's names. No prefix wins a tie."""
     endings = {name for name in names if not name.endswith("num_batches_tracked")}
     counts = {"": 0}
     for key in tensors:
@@ -99,7 +99,7 @@ def _under_prefixes(tensors: dict[str, Tensor], names: list[str], place: str) ->
                 prefix = "".join(f"{part}." for part in parts[:start])
                 counts[prefix] = counts.get(prefix, 0) + 1
     best = max(counts.values())
-    if best < len(endings) / 2:  # of another architecture, where a part may look like another part
+    if best < len(endings) / 2:  # another architecture, in which the names of some part may match by chance
         counts = {"": best}
     for prefix in [""] if counts[""] == best else [prefix for prefix, count in counts.items() if count == best]:
         state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

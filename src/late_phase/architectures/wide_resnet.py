@@ -9,9 +9,9 @@ from late_phase.layers.dropout import check_dropout
 
 
 class Block(nn.Module):
-    """BN-ReLU-conv twice, plus a shortcut; where shapes change, a 1 x 1 convolution of the first activation.
+    """BN-ReLU-conv twice, plus a shortcut. Dropout comes before the second convolution.
 
-    Dropout comes before the second convolution.
+    The shortcut is the input or, where shapes change, a 1 x 1 convolution of the first activation.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, dropout: float) -> None:
@@ -34,8 +34,8 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """WRN-``depth``-``width``: images ``[examples, channels, height, width]`` -> logits ``[examples, classes]``.
 
-    Of the graphs in circulation under this name, this is the one with the stride in the first convolution of a block, the shortcut
-    taken from the activated input, and no biases in convolutions; see "Faithfulness" in CONTRIBUTING.md.
+    Several variants of this network are in use. This one has the stride in a block's first convolution, takes the shortcut from the
+    activated input, and has no biases in convolutions. "Faithfulness" in CONTRIBUTING.md says why.
 
     Raises:
         ValueError: the depth is not 6 n + 4, or another number is out of range.
@@ -47,7 +47,7 @@ class WideResNet(nn.Module):
         if rest or blocks < 1:
             raise ValueError(f"architecture.depth={depth} is not 6 n + 4: choose 10, 16, 22, 28, 34, 40, ...")
         if width < 1:
-            raise ValueError(f"architecture.width={width} is no widening factor: choose an integer of at least 1.")
+            raise ValueError(f"architecture.width={width} is out of range: choose an integer of at least 1.")
         check_dropout(dropout)
         widths = [16, 16 * width, 32 * width, 64 * width]
         self.conv = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)

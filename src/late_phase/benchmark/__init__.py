@@ -1,1 +1,1 @@
-"""What late-phase training costs on the machine at hand: how it is measured, what is measured, and the report."""
+"""The cost of late-phase training on the user's machine: the workloads and the report."""

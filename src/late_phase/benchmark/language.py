@@ -1,4 +1,4 @@
-"""Late-phase rank-1 weights against torch's plain fused LSTM, on a random text, at the paper's size."""
+"""The cost of late-phase rank-1 weights compared with torch's plain fused LSTM, on random text at the paper's size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAM = {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8}
 
 
 def rank1_over_lstm(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """An iteration of K inner steps, hidden state carried; in seconds per 50,000 bytes. A model serves for one block."""
+    """Measures an iteration of K inner steps with carried hidden state, in seconds per 50,000 bytes. Each block has a new model."""
     vocabulary = Vocabulary(tuple(range(sizes.symbols)))
     content = torch.randint(sizes.symbols, (sizes.batch * sizes.length * sizes.K + 1,), dtype=torch.uint8)
 
@@ -35,7 +35,7 @@ def rank1_over_lstm(sizes: Sizes, device: torch.device) -> dict[str, Any]:
             segments = Segments(content, vocabulary, sizes.batch, sizes.length, True, device)
             minibatches = list(segments.epoch(0))
             forward = partial(segments.logits, model)
-            train(forward, optimizer, minibatches[:1])  # so that Adam has its moments
+            train(forward, optimizer, minibatches[:1])  # gives Adam its moments
             if K is not None:
                 optimizer.spawn()
             yield timed(partial(train, forward, optimizer, minibatches), device, len(content) - 1)

@@ -1,4 +1,4 @@
-"""All measurements, printed as they come, and the record of them."""
+"""The report of all measurements: prints them as they finish, and returns their record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measurements(sizes: Sizes, device: torch.device) -> Iterator[dict[str, Any]]
 
 
 def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Measures and prints everything; returns all numbers."""
+    """Makes and prints all measurements. Returns all numbers."""
     start = time.monotonic()
     machine = {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
     machine |= {"cores": sizes.workers[-1], "git_commit": git_commit()}
@@ -57,14 +57,14 @@ def benchmark(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"):
         print(f"{key:42} {memory[key]:9.3f}")
     print(
-        "\nratio: median over pairs; noise: 95 % interval of that median, or smallest to largest of fewer than 6 pairs; of totals:"
-        "\nratio of all ours to all the reference's seconds, turned round where the bar is a gain in speed (>=)."
-        "\nlate_bytes: peak memory beyond the base's, over what the members take. Algorithm 1 has to keep the accumulated gradient"
-        "\nof θ through all inner steps, while the base frees its gradients at each; the second number is without it."
+        "\nratio: median over pairs. noise: 95 % interval of that median, or smallest to largest ratio with fewer than 6 pairs."
+        "\nof totals: our total seconds divided by the reference's, or the inverse if the bar is a gain in speed (>=)."
+        "\nlate_bytes: peak memory in excess of the base's, divided by the members' memory. Algorithm 1 keeps the accumulated"
+        "\ngradient of θ through all inner steps, and the base frees its gradients at each. The second number is without it."
     )
     for m in records:
         for side, operations in m["profiles"].items():
-            print(f"\n{m['name']} is missed; most of the time, {side}:", *operations, sep="\n")
+            print(f"\n{m['name']} is missed. Slowest operations, {side}:", *operations, sep="\n")
     seconds = time.monotonic() - start
     print(f"\n{seconds:.0f} s")
     return machine | {"total_seconds": seconds, "sizes": asdict(sizes), "measurements": records, "step": step, "memory": memory}

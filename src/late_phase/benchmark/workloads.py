@@ -1,4 +1,4 @@
-"""What is measured: late-phase training against its base, our data and training against a user's own, all on random images."""
+"""The workloads on random images: late-phase training against its base, and our data and training against a user's own loop."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ CPU = torch.device("cpu")
 SGD = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 NORMALIZATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PREFETCH = 2  # minibatches that each worker of a DataLoader prepares ahead; torch's default
-SETTLE = 0.3  # seconds in which such workers fill their queue and fall idle
+SETTLE = 0.3  # seconds in which these workers fill their queue and become idle
 
 Minibatches = Iterable[tuple[Tensor, Tensor]]
 
 
 def worker_choices() -> tuple[int, ...]:
-    """0, the powers of two, and the number of cores that this process may use: on two cores 0, 1 and 2."""
+    """Returns 0, the powers of two, and the number of cores that this process may use. With two cores these are 0, 1 and 2."""
     most = cores()
     return tuple(sorted({0, most, *(2**i for i in range(most.bit_length()) if 2**i < most)}))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is computed. The bars are about the defaults; tests take less. ``block`` is for epoch_over_plain; ``symbols``,
-    ``units`` and ``length`` of segments are for rank1_over_lstm."""
+    """The sizes of the workloads. The bars hold for the defaults; tests use smaller sizes. ``block`` has the minibatches in a block
+    of epoch_over_plain, by architecture. ``symbols``, ``units`` and the ``length`` of a segment are for rank1_over_lstm."""
 
     pairs: int = 6
     depth: int = 16
@@ -68,20 +68,20 @@ def build(name: str, sizes: Sizes, device: torch.device) -> nn.Module:
 
 
 def memory_format(name: str) -> torch.memory_format:
-    """That in which the architecture is trained here."""
+    """Returns the memory format in which we train an architecture."""
     config = CHOICES["architecture"][name].config
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def build_as_here(name: str, sizes: Sizes, device: torch.device, K: int | None) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A model and its optimizer as in training; in LatePhase, not yet spawned, if there is a ``K``."""
+    """Returns a model and its optimizer as in training. With ``K`` the optimizer is LatePhase, before the spawn."""
     model = build(name, sizes, device).to(memory_format=memory_format(name))
     optimizer = optimizers.build("sgd", model, **SGD)
     return model, optimizer if K is None else LatePhase(model, optimizer, batchnorm() + head(), K)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, minibatches: Minibatches, record: Callable = lambda *_: None) -> None:
-    """The same loop for everyone. LatePhase wouldn't need ``zero_grad``, and is charged for it."""
+    """Trains with the same loop on both sides. LatePhase doesn't need ``zero_grad``, but the time of it counts."""
     for inputs, labels in minibatches:
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels)
@@ -97,7 +97,7 @@ def random_minibatches(sizes: Sizes, device: torch.device) -> list[tuple[Tensor,
 
 
 def warm(sizes: Sizes, device: torch.device, K: int | None, minibatches: list) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """A new model and its optimizer after a minibatch, so that there is momentum; with ``K`` then spawned."""
+    """Returns a new model and its optimizer after one minibatch, which creates the momentum. With ``K`` it then spawns."""
     model, optimizer = build_as_here("wrn", sizes, device, K)
     train(model, optimizer, minibatches[:1])
     if K is not None:
@@ -106,10 +106,10 @@ def warm(sizes: Sizes, device: torch.device, K: int | None, minibatches: list) -
 
 
 def late_blocks(sizes: Sizes, device: torch.device, lifetime: int, *Ks: int | None) -> list[Block]:
-    """For each K, or None for the optimizer alone, blocks of the same ``sizes.K`` minibatches, which are on the device already.
+    """Returns blocks of the same ``sizes.K`` minibatches for each K. K = None means the optimizer without LatePhase.
 
-    A model serves for ``lifetime`` blocks: two equal models may differ in speed by a percent, by where they came to lie in memory,
-    and with one for all blocks that would be taken for an effect of K.
+    The minibatches are already on the device. Each model serves ``lifetime`` blocks: the place in memory can change a model's
+    speed by a percent. With one model for all blocks, this would look like an effect of K.
     """
     minibatches = random_minibatches(sizes, device)
 
@@ -123,22 +123,26 @@ def late_blocks(sizes: Sizes, device: torch.device, lifetime: int, *Ks: int | No
 
 
 def late_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """A block is an iteration, so it has the step of θ in it once."""
+    """Measures late-phase training against its base. A block is one iteration, so it has one step of θ."""
     ours, reference = late_blocks(sizes, device, 1, sizes.K, None)
     return measure("late_over_base", 1.0, ours, reference, sizes.pairs, noisy=True)
 
 
 def k50_over_k1(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Whole iterations of 5 K minibatches, in blocks of K: over a block of half a minute a machine changes too much by itself.
+    """Measures iterations of 5 K minibatches against K = 1, in blocks of K minibatches.
 
-    θ's step is in one block of five, so it hardly shows in the median over pairs; ``ratio_of_totals`` has all of it.
+    A block of 5 K minibatches takes half a minute, in which a machine's speed changes too much. Only one block in five has the
+    step of θ, so the median over pairs hardly shows it. ``ratio_of_totals`` includes it fully.
     """
     ours, reference = late_blocks(sizes, device, 5, 5 * sizes.K, 1)
     return measure(f"k{5 * sizes.K}_over_k1", 1.0, ours, reference, 5 * max(1, sizes.pairs // 3), noisy=True)
 
 
 def step_microseconds(sizes: Sizes, device: torch.device, steps: int = 400) -> dict[str, float]:
-    """Mean time of ``step()`` alone, gradients given: what late phase adds to a minibatch or saves, without the rest's noise."""
+    """Measures the mean time of ``step()`` alone, with given gradients.
+
+    It shows what the late phase adds to a minibatch or saves, without the noise of the forward and backward passes.
+    """
 
     def stepper(K: int | None) -> Callable[[], float]:
         model, optimizer = warm(sizes, device, K, random_minibatches(sizes, device))
@@ -157,9 +161,9 @@ def step_microseconds(sizes: Sizes, device: torch.device, steps: int = 400) -> d
 
 
 def late_bytes_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Peak memory of an iteration of late-phase training beyond that of the optimizer alone, in units of what the members take.
+    """Measures the peak memory of a late-phase iteration in excess of the optimizer alone, divided by the members' memory.
 
-    Without θ's gradient it is a little below 1: of the members' optimizer states one is the base's own.
+    Without θ's gradient it is a little below 1, as the base also has one of the members' optimizer states.
     """
     device = device if device.type == "cuda" else CPU
     minibatches = random_minibatches(sizes, device)
@@ -186,7 +190,7 @@ def late_bytes_over_base(sizes: Sizes, device: torch.device) -> dict[str, Any]:
 
 
 class PILImages(Dataset):
-    """One image at a time, through PIL, as from torchvision's CIFAR."""
+    """Single images, augmented through PIL as in torchvision's CIFAR."""
 
     def __init__(self, images: Images) -> None:
         self.pixels, self.labels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy(), images.labels.tolist()
@@ -205,7 +209,7 @@ class PILImages(Dataset):
 
 @dataclass(frozen=True)
 class Data:
-    """Random images, as minibatches of ours on ``device`` and as blocks of a DataLoader's."""
+    """Random images, as our minibatches on ``device`` and as blocks of a DataLoader's minibatches."""
 
     sizes: Sizes
     device: torch.device
@@ -221,19 +225,25 @@ class Data:
         return TrainingBatches(self.images.to(self.device), NORMALIZATION, augmentation, self.sizes.batch, 0, channels_last)
 
     def pil(self, workers: int, count: int, use: Callable[[Iterator], object]) -> Block:
-        """``use`` of ``count`` minibatches. One DataLoader goes on over all blocks: the start of its workers isn't charged."""
+        """Returns a block that calls ``use`` on ``count`` minibatches.
+
+        All blocks share one DataLoader, so the start of its workers doesn't count.
+        """
         options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": self.device.type == "cuda"}
         loader = DataLoader(PILImages(self.images), self.sizes.batch, shuffle=True, drop_last=True, **options)
         minibatches = itertools.chain.from_iterable(itertools.repeat(loader))
 
         def block() -> float:
-            use(itertools.islice(minibatches, 1 + PREFETCH * workers))  # not counted: the queue, filled while nobody waited for it
+            use(itertools.islice(minibatches, 1 + PREFETCH * workers))  # the queue, filled before the block, doesn't count
             return timed(lambda: use(itertools.islice(minibatches, count)), self.device, count * self.sizes.batch)
 
         return block
 
     def measure(self, name: str, bar: float, ours: Block, pil: Callable[[int], Block], gain: bool = False) -> dict[str, Any]:
-        """Against the number of workers that was best in one block; the workers of a DataLoader end with it."""
+        """Measures ours against a DataLoader with the number of workers that was fastest in one block.
+
+        The workers of a DataLoader end with it.
+        """
 
         def settled() -> float:
             time.sleep(SETTLE)
@@ -244,7 +254,7 @@ class Data:
 
 
 def augment_over_pil(sizes: Sizes) -> dict[str, Any]:
-    """On the CPU, whatever the device. A block of ours is an epoch, one of PIL a tenth of it."""
+    """Measures augmentation against PIL, always on the CPU. Our block is an epoch, PIL's block is a tenth of one."""
     data, use = Data.random(sizes, CPU), deque(maxlen=0).extend
     batches, count = data.ours(channels_last=False), -(-sizes.images // sizes.batch // 10)
 
@@ -255,9 +265,9 @@ def augment_over_pil(sizes: Sizes) -> dict[str, Any]:
 
 
 def epoch_over_plain(name: str, bar: float, sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Training as in late_phase.training.loop against a loop as a careful user would write it, data included; scaled to an epoch.
+    """Measures training as in late_phase.training.loop against a careful user's own loop, with data, scaled to an epoch.
 
-    Each block of ours starts an epoch of its own, so that the set-up of an epoch is charged more often than it happens.
+    Each of our blocks starts a new epoch, so the set-up of an epoch counts more often than it happens in training.
     """
     data, count = Data.random(sizes, device), sizes.block[name]
     batches = data.ours(memory_format(name) == torch.channels_last)

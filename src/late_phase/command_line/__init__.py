@@ -1,1 +1,1 @@
-"""What knows Hydra: how scripts run on it, and how its errors are said. Plug-ins are found here."""
+"""The part that knows Hydra: it runs scripts, plans and starts the runs of tables, explains errors, and finds plug-ins."""

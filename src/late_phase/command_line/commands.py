@@ -1,4 +1,4 @@
-"""Command lines for what a table lacks: trainings by ``train.py``, evaluations by ``scripts/evaluate.py``."""
+"""Command lines that make what a table lacks: trainings with ``train.py``, evaluations with ``scripts/evaluate.py``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from late_phase.reporting.table_config import Table
 
 
 def training(planned: Plan, how: Sequence[str], outputs: Path) -> list[list[str]]:
-    """For all runs that aren't done: sweeps over seeds, those that begin from other runs last. One that is at work is waited for.
+    """Returns sweeps that train all runs that aren't done. Runs that begin from other runs come last.
+
+    A run that another process is training counts as not done: its job waits for that process.
 
     Args:
-        how: see :func:`launched_by`.
+        how: overrides from :func:`launched_by`.
+        outputs: the folder of all runs.
     """
-    quiet = ["runtime.progress=false"] if "hydra/launcher=joblib" in how else []  # several bars at once
+    quiet = ["runtime.progress=false"] if "hydra/launcher=joblib" in how else []  # bars of parallel jobs would mix
     how = [f"hydra.sweep.dir={outputs}", *how, *quiet, "~hydra.callbacks.summary"]  # the table is the summary
     left = planned.by_overrides("running", "begun", "failed", "missing")
     commands = []
@@ -28,9 +31,12 @@ def training(planned: Plan, how: Sequence[str], outputs: Path) -> list[list[str]
 
 
 def sweeps(left: Mapping[Sequence[str], Sequence[int]]) -> list[list[str]]:
-    """Overrides -> seeds, as few sweeps as can be: together is what differs in the first override only, then in the last only.
+    """Merges runs into few sweeps, because starting a sweep takes as long as a small run.
 
-    Starting a sweep takes as long as a small run.
+    Runs that differ only in the first override are merged first, then those that differ only in the last one.
+
+    Args:
+        left: overrides -> seeds.
     """
     found = [[*overrides, f"seed={','.join(map(str, seeds))}"] for overrides, seeds in left.items()]
     for place in (0, -2):
@@ -47,17 +53,17 @@ def sweeps(left: Mapping[Sequence[str], Sequence[int]]) -> list[list[str]]:
 
 
 def launched_by(launcher: str, settings: Sequence[str] = ()) -> list[str]:
-    """Overrides for a launcher of Hydra's, with settings of it. joblib's jobs run at the same time, on one core each."""
+    """Returns the overrides that choose a launcher of Hydra, followed by its settings. Jobs of joblib use one thread each."""
     one_each = ["runtime.threads=1"] if launcher == "joblib" else []
     return [*([] if launcher == "basic" else [f"hydra/launcher={launcher}"]), *one_each, *settings]
 
 
 def evaluation(table: Table, planned: Plan, how: Sequence[str], device: Sequence[str] = ()) -> list[list[str]]:
-    """For all results that the table needs, that can be had, and that aren't there.
+    """Returns the commands for all possible evaluations that the table needs and that have no result yet.
 
     Args:
-        how: see :func:`launched_by`; a deep ensemble is one job, which is not launched so.
-        device: an override that names it, or nothing.
+        how: overrides from :func:`launched_by`. A deep ensemble is a single job and doesn't use them.
+        device: the override that names the device, or nothing.
     """
     runs: dict[str, list[Path]] = {}
     commands: list[list[str]] = []

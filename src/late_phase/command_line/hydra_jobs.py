@@ -1,4 +1,4 @@
-"""How scripts run on Hydra: what it has to know, the start of a script, and its jobs."""
+"""Runs scripts on Hydra: registers the schemas, starts a script, and surrounds its jobs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from late_phase.support.errors import Busy, UserError
 from late_phase.support.paths import check_utf8
 
 WAIT = 2.0
-"""Seconds between two looks at a run that another process is at."""
+"""Seconds between two attempts at a run that another process has locked."""
 
-# Hydra 1.3 gives argparse a help that is no string. Hydra prints it itself, but Python 3.14's argparse reads every help beforehand.
+# Hydra 1.3 gives argparse a help that is not a string and prints it itself. Python 3.14's argparse reads all helps before that.
 argparse.HelpFormatter._get_help_string = lambda _, action: action.help if isinstance(action.help, str) else ""
 
 
 def register_schemas() -> None:
-    """Makes the schemas and the resolvers known to Hydra; doing it again does no harm."""
+    """Registers the schemas and the resolvers with Hydra. It may be called several times."""
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
     store.store(group="schema", name="evaluate", node=EvaluateConfig)
@@ -52,13 +52,17 @@ def register_schemas() -> None:
 
 
 def _variant(overrides: ListConfig) -> str:
-    """See :func:`variant`. An override with ``${seed}`` in it is the same for all seeds."""
+    """Names the variant, see :func:`variant`. ``${seed}`` stays unresolved, so that all seeds share the name."""
     return variant(OmegaConf.to_container(overrides, resolve=False))
 
 
 def start(main: Callable[[], None], schema: type) -> None:
-    """Calls ``main``, which Hydra has decorated, for the command line, which sets keys of ``schema``."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise, so that the sentence is ours
+    """Calls a ``main`` that Hydra has decorated.
+
+    Args:
+        schema: the dataclass whose keys the command line sets.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # makes Hydra raise its errors, which are then explained here
     with errors_in_one_sentence(), explained():
         load_plugins()
         register_schemas()
@@ -67,11 +71,11 @@ def start(main: Callable[[], None], schema: type) -> None:
 
 
 def as_dataclass(composed: DictConfig) -> Any:
-    """The composed config as an instance of its dataclass, all values resolved and present.
+    """Returns the composed config as an instance of its dataclass, with all values resolved and present.
 
     Raises:
-        UserError: there is a key that the dataclass doesn't have; a ``+`` on the command line gets it past Hydra. Or a key lacks
-            its value; a ``~`` takes it away. Or a list holds lists, or a path is empty.
+        UserError: a key is unknown to the dataclass (a ``+`` on the command line gets it past Hydra), a key has no value (a ``~``
+            removes it), a list holds lists, or a path is empty.
     """
     typed = OmegaConf.to_object(composed)
 
@@ -81,7 +85,7 @@ def as_dataclass(composed: DictConfig) -> Any:
                 raise UserError(unknown_key(f"{prefix}{key}", type(known)))
             if isinstance(value, dict):
                 refuse(value, getattr(known, key), f"{prefix}{key}.")
-            elif isinstance(value, list) and any(isinstance(entry, list) for entry in value):  # which OmegaConf lets pass
+            elif isinstance(value, list) and any(isinstance(entry, list) for entry in value):  # OmegaConf accepts it
                 raise UserError(f"{prefix}{key}={value} has lists in it: write {prefix}{key}=[VALUE,...].")
 
     refuse(OmegaConf.to_container(composed), typed, "")
@@ -92,22 +96,22 @@ def as_dataclass(composed: DictConfig) -> Any:
 
 
 def as_train_config(composed: DictConfig) -> TrainConfig:
-    """The composed config of a run, checked.
+    """Returns the config of a run, checked, with its times at its pace.
 
     Raises:
-        UserError: it can't be.
+        UserError: the config can't work.
     """
     return check(at_pace(as_dataclass(composed)))
 
 
 @contextmanager
 def job(error: Path | None = None) -> Iterator[None]:
-    """Around a job of Hydra's: in a sweep an error is left to Hydra, which goes on with the other jobs and fails at the end.
+    """Surrounds a job of Hydra. In a sweep, Hydra gets the errors: it goes on with the other jobs and fails at the end.
 
     Args:
-        error: the file that, in a sweep, says why the job failed, until it is started again.
+        error: the file that says why a job of a sweep failed. The next start of the job removes it.
     """
-    load_plugins()  # a launcher may have started the job in a process of its own
+    load_plugins()  # the launcher may have started a new process for the job
     if HydraConfig.get().mode == RunMode.RUN:
         if error is not None:
             error.unlink(missing_ok=True)
@@ -121,7 +125,7 @@ def job(error: Path | None = None) -> Iterator[None]:
 def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> Any:
     """Calls ``run`` with the checked config and the run directory that Hydra made for it.
 
-    A directory that stays empty because of an error is removed; in a sweep it keeps the error, for tables to tell.
+    If an error leaves the directory empty, the directory is removed. In a sweep it keeps the error, which tables show.
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
@@ -130,7 +134,7 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
     with job(directory / ERROR if named else None):
         try:
             if not named:
-                raise UserError(f"hydra.{key} is empty: leave it out, or give a path; that of the current folder is a dot.")
+                raise UserError(f"hydra.{key} is empty: leave it out, or give a path, such as . for the current folder.")
             check_utf8(f"hydra.{key}", directory)
             check_overrides(list(hydra.overrides.task))
             config = as_train_config(composed)
@@ -140,7 +144,7 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
 
 
 def in_turn(run: Callable[[], Any]) -> Any:
-    """Calls ``run``, once no other process is at it: of two sweeps with jobs in common the second finds them done."""
+    """Calls ``run``, and waits while another process holds the run. If two sweeps share a job, the second one finds it done."""
     told = False
     while True:
         try:
@@ -153,9 +157,9 @@ def in_turn(run: Callable[[], Any]) -> Any:
 
 
 def remove_empty(directory: Path) -> None:
-    """Removes a directory, and those above it, as far as they are empty and not where we are."""
+    """Removes a directory and the folders above it, up to the first that is not empty or contains the current folder."""
     here = Path.cwd()
-    with suppress(OSError):  # not empty: the usual case
+    with suppress(OSError):  # usually the directory is not empty
         for folder in (directory, *directory.parents):
             if folder in (here, *here.parents):
                 break

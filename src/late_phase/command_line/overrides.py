@@ -1,4 +1,4 @@
-"""Overrides on the command line: paths as the shell hands them over, forms that Hydra would take amiss, names of directories."""
+"""Overrides on the command line: quotes paths, refuses forms that Hydra misreads, and names run directories after overrides."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 PARSER = OverridesParser.create()
 QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*""", re.DOTALL)
-"""A value in Hydra's quotes: a quote in it has a backslash before it."""
+"""A value in Hydra's quotes. A backslash escapes a quote inside it."""
 
 
 def quote_paths(arguments: list[str], paths: Collection[str]) -> list[str]:
-    """Command-line arguments as Hydra's grammar has them, with quotes around paths that it would read as something else.
+    """Returns the arguments with quotes around paths that Hydra's grammar would misread.
 
-    In a single run all behind ``KEY=`` is the path; in a sweep a comma separates paths. ``null``, interpolations, Hydra's functions
-    in a sweep, and what is in Hydra's quotes already mean what they always do. The same holds for other values with a ``=`` in
-    them, which Hydra's grammar can't read.
+    In a single run the path is all that follows ``KEY=``. In a sweep, commas separate paths. ``null``, interpolations, Hydra's
+    functions in a sweep, and values in Hydra's quotes keep their meaning. Other values that contain ``=``, and that Hydra's
+    grammar can't read, get the same quotes.
 
     Args:
-        paths: keys whose values are paths; Hydra's own are known.
+        paths: keys whose values are paths; Hydra's own keys are known.
 
     Raises:
-        UserError: an argument can't be read, or is read in another sense than meant.
+        UserError: Hydra can't read an argument, or would misread it.
     """
     parser = get_args_parser()
     parser.error = _refuse_option
@@ -48,7 +48,7 @@ def quote_paths(arguments: list[str], paths: Collection[str]) -> list[str]:
 
 
 def _refuse_option(message: str) -> None:
-    raise UserError(f"{message}: write options such as -m first, which --hydra-help lists, then KEY=VALUE.")
+    raise UserError(f"{message}: write options such as -m first and then KEY=VALUE; --hydra-help lists the options.")
 
 
 def _quoted(argument: str, paths: Collection[str], sweep: bool) -> str:
@@ -61,7 +61,7 @@ def _quoted(argument: str, paths: Collection[str], sweep: bool) -> str:
     if not sweep:
         return f"{key}={literal(value)}"
     if value.startswith("glob("):
-        raise UserError(f"{argument} finds no files, as glob is for names of choices: write {key}=choice(...) with the paths.")
+        raise UserError(f"{argument} can't find files, as glob finds only choices: write {key}=choice(...) with the paths.")
     if len(elements(value)) > 1 and os.path.exists(expanded(value)):  # noqa: PTH110 Path's own fails where the name is too long
         raise UserError(
             f"{argument} is a file or folder, but in a sweep a comma separates values: "
@@ -80,14 +80,14 @@ def _check_form(argument: str, override: str) -> None:
         parsed = PARSER.parse_override(override)
     except HydraException as error:
         raise UserError(
-            f"{argument!r} can't be read ({first_line(error)}): write KEY=VALUE, and a value with special characters in two kinds "
-            "of quotes, \"KEY='VALUE'\"."
+            f"{argument!r} can't be read ({first_line(error)}): write KEY=VALUE, and use two kinds of quotes if VALUE has special "
+            "characters, as in \"KEY='VALUE'\"."
         ) from error
     group, value = parsed.key_or_group, parsed.value()
-    names = getattr(value, "list", [value])  # of a sweep several
+    names = getattr(value, "list", [value])  # a sweep has several
     no_name = any(name is None or isinstance(name, int | float | RangeSweep | IntervalSweep) for name in names)
     if no_name and (group in (*CHOICES, "experiment", "debug", "hydra") or "/" in group) and not parsed.is_delete():
-        raise UserError(f"{argument} is no name of a choice: write {key}=NAME, or leave it out.")
+        raise UserError(f"{argument} doesn't name a choice: write {key}=NAME, or leave it out.")
 
 
 def _parsed(argument: str) -> Override | None:
@@ -98,7 +98,10 @@ def _parsed(argument: str) -> Override | None:
 
 
 def literal(text: str) -> str:
-    """Any text as a value in Hydra's grammar: as it is where Hydra reads it as that text, as null, or as quoted; else quoted."""
+    """Returns a text as a value in Hydra's grammar.
+
+    The text stays as it is if Hydra reads it as that text, if it is null, or if it is already quoted. Otherwise it is quoted.
+    """
     parsed = _parsed(f"key={text}")
     if parsed is not None and not parsed.is_sweep_override():
         value = parsed.value()
@@ -110,22 +113,22 @@ def literal(text: str) -> str:
 
 
 def as_in_sweeps(override: str) -> str:
-    """An override as a sweep hands it to its jobs, which are named after it: ``1e30`` becomes ``1e+30``.
+    """Returns an override as a sweep passes it to its jobs, whose directories are named after it: ``1e30`` becomes ``1e+30``.
 
     Raises:
-        UserError: it can't be read, or is no single value.
+        UserError: the override can't be read, or doesn't give a single value.
     """
     try:
         parsed = PARSER.parse_override(override)
     except HydraException as error:
         raise UserError(f"{override!r} can't be read ({first_line(error)}): write KEY=VALUE.") from error
     if parsed.is_delete() or parsed.is_sweep_override():
-        raise UserError(f"{override} gives no single value: write KEY=VALUE, and [...] around a list.")
+        raise UserError(f"{override} doesn't give a single value: write KEY=VALUE, with [...] around a list.")
     return f"{parsed.get_key_element()}={parsed.get_value_element_as_str()}"
 
 
 def literals(text: str) -> str:
-    """Texts between commas, or in Hydra's functions that list them, as a value in Hydra's grammar."""
+    """Returns texts between commas, or in one of Hydra's functions that list values, as a value in Hydra's grammar."""
     name, _, inside = text.strip().partition("(")
     if name in ("choice", "shuffle", "sort", "tag") and inside.endswith(")"):
         options = PARSER.functions.definitions[name].parameters
@@ -136,7 +139,7 @@ def literals(text: str) -> str:
 
 
 def elements(text: str) -> list[str]:
-    """What is between commas that are neither in brackets nor in an element in quotes."""
+    """Splits a text at its commas, except at those in brackets or quotes."""
 
     def is_open(element: str) -> bool:
         if element.lstrip()[:1] in ("'", '"'):
@@ -153,27 +156,27 @@ def elements(text: str) -> list[str]:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Refuses orders and forms of overrides that Hydra takes silently in another sense than meant.
+    """Refuses orders and forms of overrides that Hydra would silently misread.
 
     Raises:
-        UserError: ``+debug`` before ``+experiment``, or a list of experiments.
+        UserError: ``+debug`` comes before ``+experiment``, or ``experiment`` is a list.
     """
     names = [override.lstrip("+").partition("=")[0] for override in overrides]
     if "debug" in names and "experiment" in names[names.index("debug") :]:
-        raise UserError("+debug stands before +experiment, which would overrule it: put +debug after +experiment.")
+        raise UserError("+debug comes before +experiment, which would override it: put +debug after +experiment.")
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key == "experiment" and value.startswith("["):
-            raise UserError(f"experiment={value} is a list, which run directories can't be named after: choose one experiment.")
+            raise UserError(f"experiment={value} is a list, but a run has one experiment: choose one, or sweep with -m and commas.")
 
 
 def variant(overrides: list[str]) -> str:
-    """The part of a run directory that names a run's overrides, such as ``T0=40,K=5``; ``default`` without.
+    """Returns the part of a run directory that names the run's overrides, such as ``T0=40,K=5``; ``default`` if there are none.
 
-    Left out are the experiment, the seed, and what is not part of a run's identity. Characters that a file system may not like
-    become ``-``. A name that has lost characters so, or is long, ends in a hash of the overrides, and other overrides have another
-    name. Case is no such loss: where a file system ignores it, overrides that differ in nothing else share a directory, and the
-    second of two such runs is refused.
+    The name leaves out the experiment, the seed, and keys that are not part of a run's identity. Characters that a file system may
+    not accept become ``-``. If characters were replaced, or if the name is long, it ends in a hash of the overrides: different
+    overrides have different names. Case is kept without a hash. On a file system that ignores case, overrides that differ only in
+    case share a directory, and the second of two such runs is refused.
     """
     parts = []
     for override in overrides:

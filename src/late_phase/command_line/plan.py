@@ -1,4 +1,4 @@
-"""Which runs a table needs, and which of them are there."""
+"""Plans of tables: which runs a table needs, and the state of each run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from late_phase.support.console import duration
 from late_phase.support.errors import Busy, UserError
 
 STATES = ("done", "running", "begun", "failed", "stale", "missing")
-"""Of a run: finished; at work; interrupted, to be resumed; ended by an error; finished or begun with another config; not there."""
+"""The states of a run.
+
+done: finished. running: another process is training it. begun: interrupted, and can be resumed. failed: ended by an error.
+stale: finished or begun with another config. missing: not started.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class Job:
     """A run that a table needs, for one row or several.
 
     Attributes:
-        overrides: of ``train.py``, but for the seed.
-        directory: the run's.
-        expected: hash of the config that it has to have.
-        epochs: how long it is.
-        begins_from_another: whether it needs another run to be finished.
+        overrides: overrides of ``train.py``, without the seed.
+        directory: the run directory.
+        expected: hash of the config that the run must have.
+        epochs: length of the run.
+        begins_from_another: whether another run must be finished before.
     """
 
     overrides: tuple[str, ...]
@@ -42,7 +46,7 @@ class Job:
     begins_from_another: bool = False
 
     def state(self) -> str:
-        """One of :data:`STATES`, as it is now.
+        """Returns the present state, one of :data:`STATES`.
 
         Raises:
             UserError: a file of the run is damaged.
@@ -53,7 +57,7 @@ class Job:
                 return "stale"
             if files.read_metrics() is not None:
                 return "done"
-        elif files.metrics.exists():  # of nobody knows which config
+        elif files.metrics.exists():  # its config is unknown
             return "stale"
         elif not files.error.exists():
             return "missing"
@@ -64,7 +68,7 @@ class Job:
             return "running"
 
     def error(self) -> str:
-        """Why it failed; empty if it has been started again since."""
+        """Says why the run failed; empty if it has been started again since."""
         try:
             return RunDirectory(self.directory).error.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -73,21 +77,21 @@ class Job:
 
 @functools.cache
 def _hash(config: Path, _changed: int) -> str:
-    """Of a run's config. Reading it takes long, and tables that share runs look at it again and again."""
+    """Returns the hash of a run's config. It is cached, because reading takes long and tables share runs."""
     return config_hash(from_yaml(config))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a table needs.
+    """The runs that a table needs.
 
     Attributes:
-        jobs: all runs and their states, in an order in which they can be trained.
-        rows: row -> its runs; rows may share them, and begin from those of no row.
-        folders: row -> where its directories ``seed=<n>`` are.
+        jobs: run -> state, in an order in which the runs can be trained.
+        rows: row -> its runs. Rows may share runs. A run that only other runs begin from may belong to no row.
+        folders: row -> the folder that has its directories ``seed=<n>``.
         seeds: row -> its seeds.
         without: row -> why it has no runs.
-        impossible: row -> suite -> why its runs can't be evaluated by it.
+        impossible: row -> suite -> why the suite can't evaluate the row's runs.
     """
 
     jobs: dict[Job, str] = field(default_factory=dict)
@@ -98,11 +102,11 @@ class Plan:
     impossible: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def in_state(self, row: str, state: str) -> list[Job]:
-        """The runs of a row that are in this state."""
+        """Returns the runs of a row that are in this state."""
         return [job for job in self.rows[row] if self.jobs[job] == state]
 
     def codes(self) -> dict[str, list[Path]]:
-        """The finished runs by the code that made them: see :func:`late_phase.runs.provenance.code_digest`."""
+        """Returns hash of the code -> finished runs that it made, see :func:`late_phase.runs.provenance.code_digest`."""
         found: dict[str, list[Path]] = {}
         for job, state in self.jobs.items():
             if state == "done":
@@ -110,7 +114,7 @@ class Plan:
         return found
 
     def by_overrides(self, *states: str) -> dict[tuple[str, ...], list[Job]]:
-        """The runs in these states, those together that differ in the seed only."""
+        """Returns the runs in these states, grouped by their overrides: runs in a group differ only in the seed."""
         found: dict[tuple[str, ...], list[Job]] = {}
         for job, state in self.jobs.items():
             if state in states:
@@ -118,7 +122,7 @@ class Plan:
         return found
 
     def now(self) -> Plan:
-        """The same with the states that the runs have by now."""
+        """Returns the same plan with the present states of the runs."""
         return replace(self, jobs={job: job.state() for job in self.jobs})
 
 
@@ -126,7 +130,7 @@ def refuse_mixture(planned: Plan, training: bool) -> None:
     """Refuses runs by different versions of the code in one table.
 
     Args:
-        training: whether what is missing is to be trained, by the present one.
+        training: whether missing runs will be trained, by the present version.
 
     Raises:
         UserError: there are several versions.
@@ -138,28 +142,28 @@ def refuse_mixture(planned: Plan, training: bool) -> None:
         old = [(code, runs) for code, runs in codes.items() if code != code_digest()]
         told = "; ".join(f"{len(runs)} by {code}, such as {runs[0]}" for code, runs in old)
         raise UserError(
-            f"runs were made by another version of the code than the others of this table ({told}): move them away, and they are "
-            "trained again, or mix them with --mixed; the table will say so."
+            f"some runs of this table were made by another version of the code ({told}): move them away to train them again, or "
+            "allow them with --mixed, which the table then notes."
         )
 
 
 def refuse_stale(planned: Plan) -> None:
-    """Refuses to train where a run is in the way.
+    """Refuses to train where a run with another config is in the way.
 
     Raises:
-        UserError: a run is there with another config.
+        UserError: there is such a run.
     """
     if stale := [job.directory for job, state in planned.jobs.items() if state == "stale"]:
         others = f" and {len(stale) - 1} others hold runs" if len(stale) > 1 else " holds a run"
         raise UserError(
-            f"{stale[0]}{others} with another config than the table has now: move them away, or name another folder with --outputs."
+            f"{stale[0]}{others} with another config than the table has now: move them away, or give another folder with --outputs."
         )
 
 
 def summary(planned: Plan) -> str:
-    """How many runs there are in each state; which aren't done, and how long they will take, one after the other.
+    """Says how many runs are in each state, which ones aren't done, and how long these take, one after the other.
 
-    That goes by the seconds an epoch took in runs of the same config, or else in all runs of the table that are done.
+    The estimate uses the seconds per epoch of finished runs with the same overrides, or else of all finished runs of the table.
     """
     counts = Counter(planned.jobs.values())
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
@@ -173,17 +177,21 @@ def summary(planned: Plan) -> str:
         if paces:
             pace = paces.get(overrides, statistics.mean(paces.values()))
             cost = f", about {duration(pace * sum(job.epochs for job in left))}"
-        lines.append(f"  {rows or 'to begin from'}: {' '.join(overrides)}, {told}{cost}")
-    return "\n".join([*lines, *(f"  {row}: no runs, as {reason}" for row, reason in planned.without.items())])
+        lines.append(f"  {rows or 'starting weights'}: {' '.join(overrides)}, {told}{cost}")
+    return "\n".join([*lines, *(f"  {row}: no runs, because {reason}" for row, reason in planned.without.items())])
 
 
 def seconds_per_epoch(done: Sequence[Job]) -> float:
-    """Of finished runs."""
+    """Returns the mean seconds per epoch of finished runs."""
     return statistics.mean(RunDirectory(job.directory).read_metrics()["seconds"] / job.epochs for job in done)
 
 
 def collected(table: Table, planned: Plan, scale: str = "") -> dict[str, Numbers]:
-    """The numbers of all rows, of the runs that are finished, at a scale, which is empty for the paper's."""
+    """Returns row -> numbers of its finished runs.
+
+    Args:
+        scale: a name in ``configs/scale``; empty for the paper's scale.
+    """
     found = {}
     for row in table.rows:
         done = [job.seed for job in planned.in_state(row.name, "done")]

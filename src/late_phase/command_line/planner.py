@@ -1,4 +1,4 @@
-"""Plans tables: what the config of each run is, where the run belongs, and which rows share it."""
+"""Plans tables: finds the config and the directory of each run, and the rows that share it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from late_phase.reporting.table_config import Row, Table, seeds_of
 Overrides = tuple[str, ...]
 
 NEEDED_BY = {"ood": (data.OOD, "no usual out-of-distribution images"), "corruption": (data.CORRUPTED_OF, "no corrupted images")}
-"""Suite -> datasets that it is for, and what the others lack."""
+"""Suite -> the datasets that it can evaluate, and the reason why it can't evaluate others."""
 
 
 @dataclass
 class Planner:
-    """
+    """Plans the runs of tables.
+
     Attributes:
         configs, outputs: folders of configs and of runs.
-        scale: a name in ``configs/scale``; empty for the paper's.
-        extra: overrides for all rows; those of a row come after them.
-        of_images: the same, for tables of images.
-        seeds: instead of the rows' own.
+        scale: a name in ``configs/scale``; empty for the paper's scale.
+        extra: overrides of all rows; a row's own overrides come after them.
+        of_images: more overrides, for tables of images only.
+        seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
     configs: Path
@@ -50,31 +51,31 @@ class Planner:
     _owners: dict[str, Overrides] = field(default_factory=dict)  # hash of a config -> the overrides that name its folder
 
     def overrides(self, table: Table) -> list[str]:
-        """What all runs of a table have in common."""
+        """Returns the overrides that all runs of a table share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
-        of_images = [] if table.scales else self.of_images  # what has scales of its own is not of images
+        of_images = [] if table.scales else self.of_images  # only tables of texts have their own scales
         return [*map(as_in_sweeps, [*scale, *of_images, *self.extra])]
 
     def changes(self, table: Table) -> list[str]:
-        """Those of them by which the runs compute something else than the paper's."""
+        """Returns the shared overrides that change what the runs compute."""
         return [override for override in self.overrides(table) if variant([override]) != variant([])]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:
-        """The runs of tables, of which rows of one config share those of the row with the most seeds.
+        """Returns the plans of tables. Rows with the same config share the runs of the row that has the most seeds.
 
         Raises:
-            UserError: a row can't be, or a file of a run is damaged.
+            UserError: the config of a row can't work, or a file of a run is damaged.
         """
         rows = [(table, row) for table in tables for row in table.rows if not self._without(row)]
         rows.sort(key=lambda own: -len(self._seeds(*own)))
         for own in rows:
             self._own(self._base(*own) if own[1].begins_from else self._row(*own))
         for own in rows:
-            self._own(self._row(*own))  # it is known by now where the runs are that others begin from
+            self._own(self._row(*own))  # the folders of the runs that others begin from are known by now
         return [self._plan(table) for table in tables]
 
     def _own(self, overrides: Overrides) -> None:
-        """The first overrides of a config name its folder."""
+        """Records the overrides that name a config's folder: the first ones count."""
         self._owners.setdefault(self._config(overrides)[1], overrides)
 
     def _owner(self, overrides: Overrides) -> Overrides:
@@ -85,7 +86,7 @@ class Planner:
         for row in table.rows:
             planned.seeds[row.name] = seeds = self._seeds(table, row)
             planned.rows[row.name] = []
-            planned.folders[row.name] = self.outputs / row.experiment  # where nothing is
+            planned.folders[row.name] = self.outputs / row.experiment  # has no runs; replaced below if the row has some
             if reason := self._without(row):
                 planned.without[row.name] = reason
                 continue
@@ -101,18 +102,18 @@ class Planner:
         return planned.now()
 
     def _without(self, row: Row) -> str:
-        """Why a row has no runs; empty if it has."""
+        """Says why a row has no runs; empty if it has some."""
         if not row.experiment:
             return "nothing is trained"
         if self.scale and row.needs and self.scale not in row.met_at:
-            return f"it is about {row.needs}, which +scale={self.scale} puts something else for"
+            return f"it needs {row.needs}, which +scale={self.scale} replaces"
         return ""
 
     def _seeds(self, table: Table, row: Row) -> list[int]:
         return sorted(set(self.seeds or seeds_of(table, row, self.scale)))
 
     def _base(self, table: Table, row: Row) -> Overrides:
-        """Of the runs that a row's begin from."""
+        """Returns the overrides of the runs that the row's runs begin from."""
         return (f"+experiment={row.begins_from}", *self.overrides(table))
 
     def _row(self, table: Table, row: Row) -> Overrides:
@@ -125,7 +126,7 @@ class Planner:
         return overrides
 
     def _jobs(self, overrides: Overrides, seeds: Sequence[int], begins_from_another: bool = False) -> list[Job]:
-        """A run for each seed."""
+        """Returns a run for each seed."""
         folder, owner, jobs = self._folder(overrides, seeds), self._owner(overrides), []
         for seed in seeds:
             config, expected = self._config(overrides, seed)
@@ -133,7 +134,11 @@ class Planner:
         return jobs
 
     def _folder(self, overrides: Overrides, seeds: Sequence[int]) -> Path:
-        """Where runs of a config are; those of another name if all of them are finished, and none is here."""
+        """Returns the folder of a config's runs.
+
+        This is the folder that the overrides name. If it has no runs for the seeds, it may be another folder, with finished runs of
+        the same config for all seeds.
+        """
         owner = self._owner(overrides)
         own = self.outputs / owner[0].partition("=")[2] / variant(list(owner))
         if not any((own / f"seed={seed}").exists() for seed in seeds):
@@ -144,17 +149,20 @@ class Planner:
 
     @cached_property
     def _finished(self) -> dict[str, Path]:
-        """Hash of a config -> the folder of a run that was finished with it."""
+        """Hash of a config -> the folder of a finished run with it."""
         found = {}
         for path in sorted(self.outputs.glob("*/*/seed=*/metrics.json")):
             try:
                 found[json.loads(path.read_text(encoding="utf-8"))["config_hash"]] = path.parent.parent
-            except (OSError, ValueError, KeyError, TypeError):  # damaged: of no use to another row
+            except (OSError, ValueError, KeyError, TypeError):  # damaged: no other row can use it
                 continue
         return found
 
     def _compose(self, overrides: Overrides) -> DictConfig:
-        """As Hydra composes it. That takes a quarter of a second, so what differs in values only is composed once."""
+        """Returns the config as Hydra composes it.
+
+        Composing takes a quarter of a second. Configs that differ only in values, not in choices, are therefore composed once.
+        """
         if overrides not in self._composed:
             parsed = {override: PARSER.parse_override(override) for override in overrides}
             values = [own for own in parsed.values() if own.type == OverrideType.CHANGE and own.key_or_group not in CHOICES]
@@ -171,7 +179,7 @@ class Planner:
         return self._composed[overrides]
 
     def _config(self, overrides: Overrides, seed: int = 0) -> tuple[TrainConfig, str]:
-        """The config of a run, and its hash."""
+        """Returns the config of a run and its hash."""
         if (overrides, seed) not in self._hashed:
             copy = self._compose(overrides).copy()
             OmegaConf.update(copy, "seed", seed)
@@ -180,6 +188,6 @@ class Planner:
         return self._hashed[overrides, seed]
 
     def _shown(self, folder: Path) -> str:
-        """A folder as the configs name it: from the folder above theirs, where training starts."""
+        """Returns a folder as configs name it: relative to the folder where training starts, which is the parent of ``configs``."""
         root = self.configs.resolve().parent
         return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)

@@ -1,4 +1,4 @@
-"""The end of a sweep of ``train.py``: its summary, printed, and written next to its runs."""
+"""Summarizes a sweep of ``train.py`` at its end: prints a table, and writes it next to the runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from late_phase.command_line.overrides import variant
 
-if TYPE_CHECKING:  # what takes long to import is imported when a sweep has ended
+if TYPE_CHECKING:  # slow to import, and only needed when a sweep has ended
     from late_phase.command_line.plan import Job
     from late_phase.reporting.runs import Run
     from late_phase.reporting.sweeps import Point
 
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-"""Hydra's own, whose jobs are known from the command line. Others choose them as they go."""
+"""Hydra's own sweeper. The command line tells its jobs; other sweepers choose jobs as they go."""
 
 
 class NoteSweep(Callback):
-    """Hydra's callback, in ``configs/train.yaml``: notes which sweep begins, for :func:`with_summary`."""
+    """A callback of Hydra, set in ``configs/train.yaml``: notes which sweep begins, for :func:`with_summary`."""
 
     begun: ClassVar[tuple[DictConfig, ConfigLoader] | None] = None
 
@@ -37,16 +37,17 @@ class NoteSweep(Callback):
 
 
 def with_summary(main: Callable[[], None]) -> Callable[[], None]:
-    """``main``, which Hydra has decorated, and after a sweep its summary.
+    """Adds the summary of a sweep to a ``main`` that Hydra has decorated.
 
-    Hydra's own ``on_multirun_end`` would not do: Hydra doesn't call it where a job has failed, and there the summary says which.
+    Hydra's callback ``on_multirun_end`` can't do this, because Hydra doesn't call it after a failed job. The summary must then say
+    which job failed.
     """
 
     def run() -> None:
         NoteSweep.begun = None
         try:
             main()
-        except Exception:  # of a job: the others have run
+        except Exception:  # a job failed, and the other jobs have run
             summarize()
             raise
         summarize()
@@ -55,9 +56,9 @@ def with_summary(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def summarize() -> None:
-    """Prints the summary of the sweep that has ended, if it was one; writes it, too, if more than the seed was swept.
+    """Prints the summary of the sweep that has ended. If more than the seed was swept, it is also written to a file.
 
-    Nothing is said of a single job, of jobs that another sweeper has chosen, and where no run is finished: the error says it all.
+    There is no summary for a single run or a single job, for jobs that another sweeper chose, or if no run is finished.
     """
     if NoteSweep.begun is None:
         return
@@ -66,7 +67,7 @@ def summarize() -> None:
     given += OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     try:
         jobs = expand(config, loader, given) if config.hydra.sweeper._target_ == SWEEPER else []
-    except (HydraException, OmegaConfBaseException):  # it was the error of the sweep, which then had no jobs
+    except (HydraException, OmegaConfBaseException):  # the sweep raised the same error and had no jobs
         return
     if len(jobs) < 2:
         return
@@ -92,22 +93,22 @@ def summarize() -> None:
 
 
 def expand(config: DictConfig, loader: ConfigLoader, given: list[str]) -> list[tuple[Job, dict[str, str]]]:
-    """The jobs of a sweep as Hydra's launchers compose them, each with the values of the swept keys, as they were written.
+    """Returns the jobs of a sweep as Hydra's launchers compose them, each with its values of the swept keys.
 
-    These are keys that make other runs, but for the seed. Their names are those in :func:`variant`.
+    The values are as the user wrote them. Only keys that change the run count, without the seed; :func:`variant` names them, too.
 
     Args:
-        config: of the sweep.
-        given: its overrides.
+        config: the config of the sweep.
+        given: the overrides of the sweep.
 
     Raises:
-        HydraException, OmegaConfBaseException: there is no such sweep.
+        HydraException, OmegaConfBaseException: Hydra can't start this sweep.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(given)
-    keys = {override.get_key_element(): override for override in overrides}  # of a key that is given twice Hydra takes the last
+    keys = {override.get_key_element(): override for override in overrides}  # if a key is given twice, Hydra takes the last one
     swept = {
         key: override.key_or_group.removeprefix("late_phase.")
         for key, override in keys.items()
@@ -123,12 +124,12 @@ def expand(config: DictConfig, loader: ConfigLoader, given: list[str]) -> list[t
 
 
 def compose_job(config: DictConfig, loader: ConfigLoader, n: int, overrides: list[str]) -> Job:
-    """The nth job of a sweep, with the directory that it has by the config, whatever the user has set there.
+    """Returns the nth job of a sweep, with the directory that the config gives it, even if the user has changed that.
 
-    But for ids that a launcher gives its jobs: they aren't known, and no run is found in directories named after them.
+    The ids that a launcher gives its jobs are unknown here. Runs in directories with such names are therefore not found.
 
     Raises:
-        HydraException, OmegaConfBaseException: there is no such job.
+        HydraException, OmegaConfBaseException: Hydra can't compose this job.
     """
     from late_phase.command_line.hydra_jobs import as_dataclass
     from late_phase.command_line.plan import Job
@@ -139,19 +140,19 @@ def compose_job(config: DictConfig, loader: ConfigLoader, n: int, overrides: lis
     composed = loader.load_sweep_config(config, overrides)
     with open_dict(composed):
         composed.hydra.job.num = composed.hydra.job.id = n
-        HydraConfig.instance().set_config(composed)  # a directory may be named after it
+        HydraConfig.instance().set_config(composed)  # directories may refer to it
         directory = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
         del composed["hydra"]
     try:
         config_of_run = at_pace(as_dataclass(composed))
         expected, epochs = config_hash(config_of_run), config_of_run.epochs
-    except (UserError, OmegaConfBaseException):  # the job's own, and no run has such a config
+    except (UserError, OmegaConfBaseException):  # the job failed with this error, and no run has such a config
         expected, epochs = "", 0
     return Job(tuple(overrides), composed.seed, directory, expected, epochs)
 
 
 def points_of(jobs: list[tuple[Job, dict[str, str]]]) -> list[Point]:
-    """The combinations of those keys that have several values, in the order of the jobs."""
+    """Groups the jobs by the values of the keys that have several values, in the order of the jobs."""
     from late_phase.reporting.sweeps import Point
 
     several = [key for key in jobs[0][1] if len({values[key] for _, values in jobs}) > 1]
@@ -170,7 +171,7 @@ def points_of(jobs: list[tuple[Job, dict[str, str]]]) -> list[Point]:
 
 
 def finished(job: Job) -> Run | str:
-    """The run of a job, or the state that it is in if it isn't finished."""
+    """Returns the run of a job, or its state if it isn't finished."""
     from late_phase.reporting.runs import read_run
     from late_phase.support.errors import UserError
 

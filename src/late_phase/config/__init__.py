@@ -1,1 +1,1 @@
-"""A run's config: its keys and their types, what can be chosen in each group, and what of it is the run's identity."""
+"""A run's config: its keys and their types, the choices of each group, and the part that is the run's identity."""

@@ -1,4 +1,4 @@
-"""What the config of a run can't say, refused before any work."""
+"""Checks the config of a run before any work."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from late_phase.support.errors import UserError
 
 
 def check(config: TrainConfig) -> TrainConfig:
-    """Refuses what can't work, before any work; what depends on the data is checked when the data is there.
+    """Refuses values that can't work. What depends on the data is checked when the data is loaded.
 
     Raises:
-        UserError: naming the key, the value and the cure.
+        UserError: names the key, the value and the cure.
     """
     for group, choices in CHOICES.items():
         chosen = getattr(config, group)
         one_of(f"{group}.name", chosen.name, tuple(choices))
         if not isinstance(chosen, choices[chosen.name].config):
-            raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}=...")
+            raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}={chosen.name}.")
     at_least("epochs", config.epochs, 1)
     at_least("batch_size", config.batch_size, 1)
     seed("seed", config.seed)
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
     if config.max_grad_norm is not None and not 0 < config.max_grad_norm < float("inf"):
-        raise UserError(f"max_grad_norm={config.max_grad_norm} is no norm to clip gradients to: choose a number above 0, or null.")
+        raise UserError(f"max_grad_norm={config.max_grad_norm} is out of range: choose a number above 0, or null for no clipping.")
     config.runtime.check()
     for group in CHOICES:
         getattr(config, group).check(config)
@@ -32,6 +32,8 @@ def check(config: TrainConfig) -> TrainConfig:
 
 
 def copies(config: TrainConfig) -> int:
-    """How often training holds what is as large as the weights: weights, gradients, the single model, and what the choices keep,
-    such as the optimizer's state and averages."""
+    """Returns how many tensors as large as all weights training holds.
+
+    These are the weights, the gradients, the single model, and what the choices keep, such as optimizer states and averages.
+    """
     return 3 + sum(getattr(config, group).copies for group in CHOICES)

@@ -1,8 +1,7 @@
-"""What can be chosen in each group of the config.
+"""The choices of each group of the config.
 
-Whoever has a choice registers it: a module of this package for its own, a package of the user's for more
-(``[project.entry-points.late_phase]``, see CONTRIBUTING.md). Nothing here imports torch, nor does whoever registers: a command
-line is checked without it.
+The module that has a choice registers it. Packages of users register more choices (``[project.entry-points.late_phase]``, see
+CONTRIBUTING.md). Neither this module nor the modules that register import torch: a command line is checked without it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from late_phase.config.training import Chosen
 
 
 class Choice(NamedTuple):
-    """The keys of a choice, and what makes the thing itself."""
+    """The keys of a choice, and the function that builds what is chosen."""
 
     config: type[Chosen]
     build: Callable[..., Any]
@@ -24,16 +23,19 @@ class Choice(NamedTuple):
 CHOICES: dict[str, dict[str, Choice]] = {
     group: {} for group in ("dataset", "architecture", "ensemble", "late_phase", "averaging", "optimizer", "schedule", "logger")
 }
-"""Group -> name -> choice. The dataclasses of a group are subclasses of one, and its ``build`` is called in one way:
+"""Group -> name -> choice.
 
-dataset: ``data.ImagesConfig``, ``data.TextConfig`` or that of another kind of task; called with the keys that this doesn't have.
-architecture: ``architectures.ImageArchitectureConfig``, or another ``ArchitectureConfig``; with sizes, and keys as above.
-late_phase: ``methods.late_phase.LatePhaseConfig``; with the run's config. It makes a ``methods.interface.Method``.
-averaging: ``methods.swa.AveragingConfig``; likewise.
-ensemble: any ``Chosen``; likewise.
-optimizer: ``optimization.optimizers.OptimizerConfig``; with torch's parameter groups, and all keys but the name.
-schedule: any ``Chosen``; with these keys. It makes an ``optimization.schedules.Schedule``.
-logger: any ``Chosen``; with the run's directory, what its config has to show, and these keys. It makes a ``runs.loggers.Logger``.
+In each group, all dataclasses have one base class, and ``build`` has one signature:
+
+dataset: base ``data.ImagesConfig``, ``data.TextConfig`` or that of another kind of task; build gets the keys that the base lacks.
+architecture: base ``architectures.ImageArchitectureConfig`` or another ``ArchitectureConfig``; build gets sizes, and keys as above.
+late_phase: base ``methods.late_phase.LatePhaseConfig``; build gets the run's config and returns a ``methods.interface.Method``.
+averaging: base ``methods.swa.AveragingConfig``; build as for late_phase.
+ensemble: base ``Chosen``; build as for late_phase.
+optimizer: base ``optimization.optimizers.OptimizerConfig``; build gets torch's parameter groups and all keys except the name.
+schedule: base ``Chosen``; build gets all keys except the name and returns an ``optimization.schedules.Schedule``.
+logger: base ``Chosen``; build gets the run's directory, the part of its config to show, and all keys except the name. It returns a
+``runs.loggers.Logger``.
 """
 
 
@@ -41,25 +43,25 @@ def register(group: str, name: str, config: type[Chosen], build: Callable[..., A
     """Makes ``group=name`` a choice.
 
     Args:
-        config: the keys, see :data:`CHOICES`; their values are in ``configs/<group>/<name>.yaml``.
-        build: makes the thing, see :data:`CHOICES`; a :class:`late_phase.support.lazy.Lazy` where its module imports torch.
+        config: the dataclass of keys, see :data:`CHOICES`. Their values are in ``configs/<group>/<name>.yaml``.
+        build: builds what is chosen, see :data:`CHOICES`; a :class:`late_phase.support.lazy.Lazy` if its module imports torch.
 
     Raises:
         ValueError: there is no such group, or the name is taken.
     """
     if group not in CHOICES:
-        raise ValueError(f"{group} is no group of the config: choose one of {', '.join(CHOICES)}.")
+        raise ValueError(f"{group} is not a group of the config: choose one of {', '.join(CHOICES)}.")
     if name in CHOICES[group]:
-        raise ValueError(f"{group}={name} is there already: choose another name.")
+        raise ValueError(f"{group}={name} already exists: choose another name.")
     CHOICES[group][name] = Choice(config, build)
 
 
 def build(group: str, name: str, *arguments: Any, **options: Any) -> Any:
-    """What is chosen by ``group=name``."""
+    """Builds what ``group=name`` chooses."""
     return CHOICES[group][name].build(*arguments, **options)
 
 
 def options(chosen: Any, base: type | None = None) -> dict[str, Any]:
-    """What is chosen, but for its name and the keys of ``base``: keyword arguments for whom it configures."""
+    """Returns the keys of a choice and their values, as keyword arguments, without its name and the keys of ``base``."""
     common = {"name"} | set(base.__dataclass_fields__ if base else ())
     return {key: value for key, value in asdict(chosen).items() if key not in common}

@@ -1,4 +1,4 @@
-"""What of a config makes a run the run that it is."""
+"""The identity of a run: the part of its config on which the result depends."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from late_phase.config.training import TrainConfig
 
 NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers")
-"""Keys that may change between two starts of the same run: they say where and how it is computed and shown, not what."""
+"""Keys that may change between two starts of a run. They say where and how it is computed and shown."""
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:
-    """The part of a config on which the result depends, as plain values. Its pace is in its times."""
+    """Returns the part of a config on which the result depends, as plain values. The times contain the pace already."""
 
     def keep(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         return {
@@ -31,7 +31,7 @@ def config_hash(config: TrainConfig) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every key in which two nested dicts differ."""
+    """Returns ``key: old -> new`` for every key in which two nested dicts differ."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)

@@ -1,4 +1,4 @@
-"""Training in less time or in more, in the same proportions."""
+"""Makes training shorter or longer, in the same proportions."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from late_phase.support.errors import UserError
 
 
 def at_pace(config: TrainConfig) -> TrainConfig:
-    """The config with all its times, which are in epochs, times ``pace``, rounded to whole epochs; its own pace is 1.
+    """Returns the config with all times multiplied by ``pace``, rounded to whole epochs. The pace of the result is 1.
 
-    ``epochs=200 late_phase.T0=120 pace=0.3`` is ``epochs=60 late_phase.T0=36``, and the schedule has its breakpoints as far on.
+    ``epochs=200 late_phase.T0=120 pace=0.3`` becomes ``epochs=60 late_phase.T0=36``. The breakpoints of the schedule move as well.
 
     Raises:
-        UserError: it is no pace, or leaves no epoch.
+        UserError: the pace is not a positive number, or leaves no epoch.
     """
     pace = config.pace
     if not 0 < pace < math.inf:
-        raise UserError(f"pace={pace} is no pace: choose a number above 0.")
+        raise UserError(f"pace={pace} is out of range: choose a number above 0.")
     paced = _times(config, pace)
     if paced.epochs < 1 <= config.epochs:
-        raise UserError(f"pace={pace} leaves nothing of epochs={config.epochs}: choose a larger one.")
+        raise UserError(f"pace={pace} leaves no whole epoch of epochs={config.epochs}: choose a larger pace.")
     return replace(paced, pace=1.0)
 
 

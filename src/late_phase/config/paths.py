@@ -1,4 +1,4 @@
-"""Keys of configs that are paths."""
+"""Paths in configs: finds their keys, and expands ``~`` in their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from late_phase.support.paths import expanded
 
 
 def path_keys(schema: type, prefix: str = "") -> set[str]:
-    """The keys of all paths in configs of this type, whatever is chosen for their groups."""
+    """Returns the keys of all paths in configs of this type, for every choice in every group."""
     keys, types = set(), get_type_hints(schema)
     for f in fields(schema):
         if is_dataclass(types[f.name]):
@@ -24,7 +24,7 @@ def path_keys(schema: type, prefix: str = "") -> set[str]:
 
 
 def expand_paths(config: Any, prefix: str = "") -> Any:
-    """The config, with home folders for ``~`` and ``~user`` in its paths.
+    """Returns the config with ``~`` and ``~user`` in its paths replaced by home folders.
 
     Raises:
         UserError: a path is empty.
@@ -36,6 +36,6 @@ def expand_paths(config: Any, prefix: str = "") -> Any:
             changes[f.name] = expand_paths(value, f"{prefix}{f.name}.")
         elif "path" in f.metadata and value is not None:
             if not value:
-                raise UserError(f"{prefix}{f.name} is empty: give a path; that of the current folder is a dot.")
+                raise UserError(f"{prefix}{f.name} is empty: give a path, such as . for the current folder.")
             changes[f.name] = expanded(value)
     return replace(config, **changes)

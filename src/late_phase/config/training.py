@@ -1,7 +1,7 @@
 """The config of a run.
 
-The dataclasses stand first in the defaults lists, so that a misspelt key is an error in an experiment file as well as on the
-command line, and so that types are checked. What they hold is documented in ``configs/``, where the values are.
+The dataclasses come first in the defaults lists. Hydra then checks types, and refuses misspelt keys in experiment files and on the
+command line. The files in ``configs/`` hold the values and say what each key means.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from late_phase.config.refusals import at_least
 from late_phase.support.errors import UserError
 
 EPOCHS = {"epochs": True}
-"""Metadata of a field that is a time, or a list of times, in epochs."""
+"""Metadata of a field that holds a time in epochs, or a list of such times."""
 
 
 def in_epochs(default: Any = MISSING) -> Any:
-    """A field that is a time in epochs: ``pace`` stretches or shortens it."""
+    """Returns a field for a time in epochs, which ``pace`` stretches or shortens."""
     return field(default=default, metadata=EPOCHS)
 
 
 def path(default: str | None = MISSING) -> Any:
-    """A field that is a path: the command line takes it as the shell hands it over, and ``~`` and ``~user`` are expanded."""
+    """Returns a field for a path. The command line reads it as the shell passes it, and expands ``~`` and ``~user``."""
     return field(default=default, metadata={"path": True})
 
 
 @dataclass
 class Chosen:
-    """What is chosen in a group: its keys with their types. Their values, and what they mean, are in ``configs/``.
+    """The keys of a choice in a group, with their types. Their values and meanings are in ``configs/``.
 
     Attributes:
-        copies: how many tensors as large as all weights it keeps while a model is trained.
+        copies: how many tensors as large as all weights the choice keeps during training.
     """
 
     copies: ClassVar[int] = 0
@@ -41,10 +41,10 @@ class Chosen:
     name: str = MISSING
 
     def check(self, config: TrainConfig) -> None:
-        """Refuses what can't work, by itself or together with the rest of the config.
+        """Refuses values that can't work, alone or together with the rest of the config.
 
         Raises:
-            UserError: naming the key, the value and the cure.
+            UserError: names the key, the value and the cure.
         """
 
 
@@ -60,10 +60,14 @@ class MachineConfig:
     threads: int | None = None
 
     def check(self) -> None:
-        """Raises ``UserError`` for a number of threads that can't be."""
+        """Refuses a number of threads that no machine can use.
+
+        Raises:
+            UserError: ``threads`` is not from 1 to 1024.
+        """
         at_least("runtime.threads", self.threads, 1)
         if (self.threads or 1) > 1024:
-            raise UserError(f"runtime.threads={self.threads} is more than a machine has cores: choose at most 1024.")
+            raise UserError(f"runtime.threads={self.threads} is out of range: choose at most 1024 threads.")
 
 
 @dataclass

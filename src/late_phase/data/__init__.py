@@ -1,4 +1,4 @@
-"""Datasets by name: images, corrupted images, texts. Each takes its own keys of the config group ``dataset``."""
+"""Datasets by name: images, corrupted images and texts. Each has its own keys in the config group ``dataset``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class DatasetConfig(Chosen):
-    """
+    """The config of a dataset.
+
     Attributes:
-        task: the kind of task that the dataset is for, a name in ``late_phase.tasks.TASKS``.
+        task: the kind of task that the dataset is for: a name in ``late_phase.tasks.TASKS``.
     """
 
     task: ClassVar[str] = ""
@@ -126,7 +127,7 @@ register("dataset", "pydocs", TextConfig, Lazy("late_phase.data.text.load_pydocs
 register("dataset", "text_file", TextFileConfig, Lazy("late_phase.data.text.load_file"))
 
 NAMELESS = ("image_folder", "text_file")
-"""Datasets that are whatever the user's path leads to: their names alone say nothing."""
+"""Datasets that are read from the user's own path: the name alone doesn't say which data they hold."""
 
 CORRUPTED = {
     "cifar10_c": Lazy("late_phase.data.corrupted.load_cifar_c", "cifar10_c"),
@@ -139,32 +140,32 @@ OOD: dict[str, tuple[str, ...]] = {
     "cifar10": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar100"),
     "cifar100": ("svhn", "lsun_resize", "tiny_imagenet_resize", "cifar10"),
 }
-"""Dataset -> those whose test images are shown to its models as out-of-distribution; Section 3.2 for CIFAR-100."""
+"""Dataset -> the datasets whose test images its models see as out-of-distribution. Those of CIFAR-100 are from Section 3.2."""
 
 CORRUPTED_OF: dict[str, str] = {"digits": "digits_c", "cifar10": "cifar10_c", "cifar100": "cifar100_c"}
 """Dataset -> its corrupted test images."""
 
 
 def names(task: str) -> list[str]:
-    """Names of all datasets for this kind of task."""
+    """Returns the names of all datasets for this kind of task."""
     return [name for name, choice in CHOICES["dataset"].items() if choice.config.task == task]
 
 
 def load(name: str, **options: Any) -> Dataset | Text:
-    """The dataset ``name``, whole; ``options`` are those of its loader, such as ``root``."""
+    """Loads the whole dataset ``name``; ``options`` are arguments of its loader, such as ``root``."""
     return build("dataset", name, **options)
 
 
 def load_corrupted(name: str, **options: Any) -> Corrupted:
-    """The corrupted test images ``name``; ``options`` are those of its loader, such as ``root``."""
+    """Loads the corrupted test images ``name``; ``options`` are arguments of their loader, such as ``root``."""
     return CORRUPTED[name](**options)
 
 
 def root_options(name: str, root: str) -> dict[str, str]:
-    """For the dataset, or the corrupted images, ``name`` the option of its loader that says where its files are; none if it is
-    embedded.
+    """Returns the argument that tells a loader where its files are, or no argument for an embedded dataset.
 
-    Downloaded files are in ``root``, ImageNet, which has many, in a folder of its own in it.
+    ``name`` is a dataset or a set of corrupted images. Downloaded files are in ``root``. ImageNet has many files, which are in a
+    subfolder of ``root``.
     """
     loader = CORRUPTED[name] if name in CORRUPTED else CHOICES["dataset"][name].build
     function = loader.resolve() if isinstance(loader, Lazy) else loader

@@ -1,4 +1,4 @@
-"""Archives, extracted whole or not at all, and never to another place than asked for."""
+"""Extracts archives: whole or not at all, and only to the requested place."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from late_phase.support.errors import UserError, first_line
 from late_phase.support.files import make_folder
 
 DAMAGED = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile)
-"""All that the readers of archives raise on bad ones."""
+"""The errors that the readers of archives raise on damaged archives."""
 
 
 def fetch_extracted(file: Download, root: Path, name: str, whole: Callable[[Path], bool] = Path.exists) -> Path:
-    """The path ``root/name``, which is a folder or file at the top of the archive ``file``.
+    """Returns the path ``root/name``, a folder or file at the top of the archive ``file``.
 
-    If it is there, it is taken as it is; else it is extracted from the archive, which is in ``root`` or downloaded. A downloaded
-    archive is deleted when it is extracted; one that was put there stays.
+    What is already there is used as it is. Otherwise it is extracted from the archive in ``root``, which is downloaded if it is
+    absent. A downloaded archive is deleted after the extraction. An archive that the user put there stays.
 
     Args:
-        whole: tells whether what is at a path is to be taken; else it is replaced.
+        whole: tells whether a path can be used as it is; if not, it is replaced.
 
     Raises:
-        UserError: the archive is neither there nor to be had, or its content is not acceptable.
+        UserError: the archive is absent and can't be downloaded, its content is not acceptable, or ``root`` can't be written.
     """
     to = root / name
     if whole(to):
@@ -45,7 +45,7 @@ def fetch_extracted(file: Download, root: Path, name: str, whole: Callable[[Path
         raise UserError(f"dataset.root={root} lacks {name} and can't be written: choose another folder.")
     archive = root / file.name
     with FileLock(root / f".{name}.lock"):
-        if not whole(to):  # if no other process was faster
+        if not whole(to):  # another process may have been faster
             placed = archive.exists()
             extract(fetch(file, root), to)
             if not placed:
@@ -54,15 +54,15 @@ def fetch_extracted(file: Download, root: Path, name: str, whole: Callable[[Path
 
 
 def extract(archive: Path, to: Path) -> None:
-    """Extracts the folder or file at the top of ``archive`` that has the name of ``to``, to there, in place of what is there.
+    """Extracts the folder or file named like ``to`` from the top of ``archive``, and replaces ``to`` with it.
 
-    Only folders and plain files are acceptable, below the archive's own top: no absolute paths, no ``..``, no links, no devices.
-    Owners and permissions are those of any new file. The archive is a tar file, compressed or not, or a zip file.
+    The archive is a tar file, compressed or not, or a zip file. It may hold only folders and plain files that lie below its top:
+    absolute paths, ``..``, links and devices are refused. Extracted files get the owner and permissions of any new file.
 
     Raises:
-        UserError: there is something else in the archive, nothing of that name, or it is damaged. Nothing of it is left then.
+        UserError: the archive is damaged, lacks that name, or holds something that is refused. Then nothing is extracted.
     """
-    scratch = to.with_name(f".{to.name}.extracting")  # always the same: what a killed process left is removed
+    scratch = to.with_name(f".{to.name}.extracting")  # a fixed name, so that the leftovers of a killed process are removed
     _remove(scratch)
     scratch.mkdir(parents=True)
     try:
@@ -76,14 +76,14 @@ def extract(archive: Path, to: Path) -> None:
                 with opened() as content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
                     file.flush()
-                    os.fsync(file.fileno())  # the data is on disk before the name is
+                    os.fsync(file.fileno())  # the data reach the disk before the name does
         extracted = scratch / to.name
         if not extracted.exists():
             raise ValueError(f"it has no {to.name}")
         _remove(to)
         extracted.replace(to)
     except (*DAMAGED, ValueError, FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{archive} can't be extracted ({first_line(error)}): replace it by the original.") from error
+        raise UserError(f"{archive} can't be extracted ({first_line(error)}): replace it with the original.") from error
     finally:
         _remove(scratch)
 
@@ -96,15 +96,19 @@ def _remove(path: Path) -> None:
 
 
 def _safe(name: str) -> tuple[str, ...]:
-    """The parts of a member's path, which must stay below the folder that it is joined to, on any system."""
-    path = PureWindowsPath(name)  # which also has the separators of the others
+    """Returns the parts of a member's path.
+
+    Raises:
+        ValueError: on some system, the path would leave the folder that it is joined to.
+    """
+    path = PureWindowsPath(name)  # it knows the separators of all systems
     if path.drive or path.root or ".." in path.parts:
         raise ValueError(f"{name} would lie outside of the folder")
     return path.parts
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]] | None]]:
-    """The name of each member and what opens its content, None for a folder."""
+    """Yields the name of each member and a function that opens its content, or None for a folder."""
     with tarfile.open(archive) as tar:
         for member in tar:
             if not member.isfile() and not member.isdir():

@@ -1,4 +1,4 @@
-"""Minibatches, of images here. The way through an epoch is a pure function of the seed and the epoch."""
+"""Minibatches of images, and the interface of all minibatches. An epoch is a pure function of the seed and its number."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ if TYPE_CHECKING:  # imports torchvision, which takes seconds
 
 
 class Batches(ABC):
-    """The minibatches of each epoch, in their order, from any of them on."""
+    """The minibatches of each epoch in their order, starting from any of them."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Minibatches of an epoch."""
+        """Returns the number of minibatches in an epoch."""
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of an epoch, from minibatch ``start`` on."""
+        """Yields the inputs and labels of an epoch, from minibatch ``start`` on."""
 
     def logits(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
-        """What the model makes of the inputs of a minibatch: ``[examples, classes]``."""
+        """Returns the model's logits for the inputs of a minibatch: ``[examples, classes]``."""
         return model(inputs)
 
     def predict(self, model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's logits for a minibatch, and the label of each; a model that is an ensemble by itself gives its members'."""
+        """Returns the model's logits for a minibatch, and the label of each row.
+
+        A model that is an ensemble by itself returns the logits of all its members, so the labels are repeated.
+        """
         logits = self.logits(model, inputs)
         return logits, labels.repeat(len(logits) // len(labels))
 
     def state_dict(self) -> dict[str, Any]:
-        """What going on within an epoch needs besides the numbers of epoch and minibatch."""
+        """Returns what resuming within an epoch needs besides the numbers of the epoch and the minibatch."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: B027 most have no state
@@ -53,10 +56,10 @@ class Augmentation:
     """Random changes of training images.
 
     Attributes:
-        crop_padding: black pixels added on each side before an image's original size is cropped out at random.
+        crop_padding: black pixels added on each side before a random crop of the original size.
         flip: whether each image is mirrored left to right with probability 1/2.
         cutout: side in pixels of the square erased around a random pixel, clipped at the border (DeVries & Taylor, 2017);
-            0 for none. Erased pixels have the mean colour, as the cutout follows the normalization.
+            0 for none. Erased pixels have the mean colour, because cutout follows normalization.
     """
 
     crop_padding: int = 0
@@ -72,7 +75,7 @@ class TrainingBatches(Batches):
         channels_last: memory format of the minibatches; their shape is ``[batch, channels, height, width]`` either way.
 
     Raises:
-        UserError: the padded images are more than the memory holds, or cutout leaves nothing of an image.
+        UserError: the padded images don't fit into memory, or cutout always erases a whole image.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class TrainingBatches(Batches):
         padded = len(images) * channels * (height + 2 * padding) * (width + 2 * padding)
         check_memory(f"dataset.crop_padding={padding} around {len(images):,} {size}", padded, "choose a smaller one.")
         if cutout >= (whole := 2 * max(height, width) - 1):
-            raise UserError(f"dataset.cutout={cutout} erases all that {size} show, wherever it lies: choose less than {whole}.")
+            raise UserError(f"dataset.cutout={cutout} always erases the whole of {size}: choose less than {whole}.")
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._padded = F.pad(images.pixels, [padding] * 4).contiguous(memory_format=memory_format)
 
@@ -102,7 +105,7 @@ class TrainingBatches(Batches):
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs ``[batch, channels, height, width]`` float32 and labels ``[batch]`` of an epoch, from minibatch ``start`` on."""
+        """Yields inputs ``[batch, channels, height, width]`` float32 and labels ``[batch]``, from minibatch ``start`` on."""
         device = self._padded.device
         n, (height, width) = len(self.images), self.images.pixels.shape[-2:]
         random = generator(self.seed, "batches", epoch)
@@ -120,7 +123,7 @@ class TrainingBatches(Batches):
 
 
 class StreamedBatches(Batches):
-    """Minibatches of images that are streamed from disk and augmented on the way; else as :class:`TrainingBatches`."""
+    """Minibatches of images that are streamed from disk and augmented on the way; otherwise like :class:`TrainingBatches`."""
 
     def __init__(
         self, images: StreamedImages, normalization: Normalization, batch_size: int, seed: int, channels_last: bool = False
@@ -140,10 +143,11 @@ class StreamedBatches(Batches):
 
 
 def crop_and_flip(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
-    """Windows of the images ``which``, from row ``dy`` and column ``dx`` on, mirrored left to right where ``flips``.
+    """Cuts windows out of the images ``which``, from row ``dy`` and column ``dx`` on.
 
-    All windows there are, at any pixel of any image, make one tensor of overlapping views, out of which ``index_select`` copies
-    those wanted, row by row: several times faster on a CPU than indexing pixels.
+    Windows are mirrored left to right where ``flips``. All possible windows, at any pixel of any image, form one tensor of
+    overlapping views. ``index_select`` copies the wanted ones row by row, which is several times faster on a CPU than indexing
+    pixels.
 
     Args:
         images: ``[images, channels, height, width]``, dense, contiguous or channels-last.
@@ -154,7 +158,7 @@ def crop_and_flip(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: 
     """
     by_image, by_channel, by_row, by_column = images.stride()
     channels_last = by_channel == 1 and images.shape[1] > 1
-    # Dimensions in memory order, and which of them is the column.
+    # Dimensions in memory order, and the place of the column among them.
     shape, strides, column = (images.shape[1], *size), (by_channel, by_row, by_column), 3
     if channels_last:
         shape, strides, column = (*size, images.shape[1]), (by_row, by_column, by_channel), 2
@@ -167,7 +171,10 @@ def crop_and_flip(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: 
 
 
 def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor, flips: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same as :func:`crop_and_flip` on any device: there a view larger than the memory may not be to be had."""
+    """Does the same as :func:`crop_and_flip` on any device.
+
+    Devices other than the CPU may not allow a view that is larger than their memory.
+    """
     height, width = (torch.arange(length, device=images.device) for length in size)
     rows = dy[:, None] + height
     columns = dx[:, None] + torch.where(flips[:, None], size[1] - 1 - width, width)
@@ -176,9 +183,9 @@ def crop_and_flip_by_pixel(images: Tensor, which: Tensor, dy: Tensor, dx: Tensor
 
 
 def cutout(images: Tensor, centres: Tensor, size: int) -> Tensor:
-    """Sets a square of ``size`` pixels to 0 in each of ``images`` ``[examples, channels, height, width]``.
+    """Sets a square with sides of ``size`` pixels to 0 in each of ``images`` ``[examples, channels, height, width]``.
 
-    It lies around ``centres`` ``[2, examples]``, rows and columns, and is clipped at the border.
+    The square lies around ``centres`` ``[2, examples]``, rows and columns, and is clipped at the border.
     """
 
     def inside(length: int, centre: Tensor) -> Tensor:

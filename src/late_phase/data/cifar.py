@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100, as torchvision verifies and reads them.
+"""CIFAR-10 and CIFAR-100, verified and read by torchvision.
 
-Their files are pickles, which can run code: torchvision unpickles a file only after it has verified its checksum.
+Their files are pickles, which can run code. torchvision unpickles a file only after it has verified the checksum.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ ARCHIVES = {
 
 
 def load(name: str, root: str) -> Dataset:
-    """50,000 training and 10,000 test images of 32 x 32 pixels in three channels, from the folder ``root``, or the network.
+    """Loads 50,000 training and 10,000 test images of 32 x 32 pixels in three channels.
+
+    The files are in the folder ``root``, or are downloaded to it.
 
     Raises:
-        UserError: the files are neither in ``root`` nor to be had.
+        UserError: the files are absent from ``root`` and can't be downloaded.
     """
     source, folder = SOURCES[name], Path(root)
     if (splits := _read(source, folder)) is None:
@@ -49,8 +51,8 @@ def load(name: str, root: str) -> Dataset:
 
 
 def _read(source: type[CIFAR10], folder: Path) -> list[CIFAR10] | None:
-    """Training and test images, or None if they are absent or not what they should be."""
+    """Reads the training and test images, or returns None if their files are absent or wrong."""
     try:
         return [source(str(folder), train=train) for train in (True, False)]
-    except RuntimeError:  # torchvision's word for both
+    except RuntimeError:  # torchvision raises it for both
         return None

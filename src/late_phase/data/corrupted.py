@@ -1,4 +1,4 @@
-"""Test images with noise, blur and the like, in five severities of each (Hendrycks & Dietterich, 2019)."""
+"""Test images with noise, blur and other corruptions, each in five severities (Hendrycks & Dietterich, 2019)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAPERS_CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow", "frost"),
     *("fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 )
-"""Those that count for the mean corruption error; the archives have four more."""
+"""The corruptions that count for the mean corruption error. The archives have four more."""
 EXTRA_CORRUPTIONS = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 
 
@@ -35,8 +35,8 @@ class Corrupted:
     """The same test images, in the same order, for each of several corruptions and severities.
 
     Attributes:
-        make: reads or makes the images of a corruption and a severity.
-        version: changes with the images, as far as can be told without reading them.
+        make: reads or makes the images of one corruption and severity.
+        version: changes when the images change, as far as can be told without reading them.
     """
 
     name: str
@@ -47,15 +47,15 @@ class Corrupted:
     severities: tuple[int, ...] = SEVERITIES
 
     def in_words(self) -> str:
-        """How much it is."""
+        """Returns the amount of data in words."""
         images = len(self.images(self.corruptions[0], self.severities[0]))
         return f"{len(self.corruptions)} corruptions, {len(self.severities)} severities, {images:,} images of each"
 
     def images(self, corruption: str, severity: int) -> Images:
-        """The images of one corruption and severity; nothing of the others is in memory.
+        """Returns the images of one corruption and severity, without loading the others.
 
         Raises:
-            UserError: there is no such corruption or severity, or its file is damaged.
+            UserError: the corruption or severity doesn't exist, or its file is damaged.
         """
         if corruption not in self.corruptions:
             raise UserError(f"corruption={corruption} is unknown to {self.name}: choose one of {', '.join(self.corruptions)}.")
@@ -69,7 +69,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Source:
-    """The archive of a corrupted dataset, the folder in it, and how many classes there are."""
+    """The archive of a corrupted dataset, the folder in the archive, and the number of classes."""
 
     archive: Download
     folder: str
@@ -107,12 +107,14 @@ SOURCES = {
 
 
 def load_cifar_c(name: str, root: str, corruptions: Sequence[str] = PAPERS_CORRUPTIONS) -> Corrupted:
-    """The corrupted test images of CIFAR, 10,000 for each corruption and severity, from the folder ``root``, or the network.
+    """Loads the corrupted test images of CIFAR: 10,000 for each corruption and severity.
 
-    Files are mapped into memory, so that only the images asked for are read. How many there are is a fifth of a file's rows.
+    The files are in the folder ``root``, or are downloaded to it. They are mapped into memory, so only the requested images are
+    read. The number of images is a fifth of the rows in a file.
 
     Raises:
-        UserError: the files are neither in ``root`` nor to be had, or one is missing or damaged.
+        UserError: a corruption is unknown, the files are absent from ``root`` and can't be downloaded, or a file is missing or
+            damaged.
     """
     source = SOURCES[name]
     known = PAPERS_CORRUPTIONS + EXTRA_CORRUPTIONS
@@ -121,24 +123,26 @@ def load_cifar_c(name: str, root: str, corruptions: Sequence[str] = PAPERS_CORRU
     folder = fetch_extracted(source.archive, Path(root), source.folder)
     labels = _map(folder / "labels.npy")
     if labels.ndim != 1 or not len(labels) or len(labels) % len(SEVERITIES) or labels.max() >= source.classes:
-        raise UserError(f"{folder / 'labels.npy'} doesn't hold five times the labels of {name}: remove {folder}.")
+        raise UserError(f"{folder / 'labels.npy'} doesn't hold five times the labels of {name}: remove {folder} to get it again.")
     for corruption in corruptions:
         path = folder / f"{corruption}.npy"
         if (shape := _map(path).shape) != (len(labels), 32, 32, 3):
-            raise UserError(f"{path} has the shape {shape}, which is not that of {len(labels)} images: remove {folder}.")
+            raise UserError(
+                f"{path} has the shape {shape}, which doesn't fit {len(labels)} images: remove {folder} to get it again."
+            )
     stats = [(folder / f"{file}.npy").stat() for file in ("labels", *corruptions)]
     version = " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
     return Corrupted(name, source.classes, tuple(corruptions), partial(_read, folder), version)
 
 
 def _map(path: Path) -> np.ndarray:
-    """The array in a ``.npy`` file, of bytes, read when it is used; a file of pickled objects is refused."""
+    """Maps the array of bytes in a ``.npy`` file, which is read when it is used. Pickled objects are refused."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is missing or damaged ({first_line(error)}): remove {path.parent} to have it anew.") from error
+        raise UserError(f"{path} is missing or damaged ({first_line(error)}): remove {path.parent} to get it again.") from error
     if array.dtype != np.uint8:
-        raise UserError(f"{path} holds {array.dtype} instead of uint8: remove {path.parent} to have it anew.")
+        raise UserError(f"{path} holds {array.dtype} instead of uint8: remove {path.parent} to get it again.")
     return array
 
 
@@ -154,7 +158,10 @@ def _read(folder: Path, corruption: str, severity: int) -> Images:
 
 
 def load_digits_c() -> Corrupted:
-    """The 360 test images of the digits, corrupted here and now, always in the same way; see ``DIGITS_CORRUPTIONS``."""
+    """Returns the 360 test images of the digits with corruptions, which are computed here and are always the same.
+
+    See ``DIGITS_CORRUPTIONS``.
+    """
     dataset = digits.load()
 
     def make(corruption: str, severity: int) -> Images:
@@ -171,14 +178,14 @@ def _gaussian_noise(pixels: Tensor, std: float, random: torch.Generator) -> Tens
 
 
 def _gaussian_blur(pixels: Tensor, sigma: float, random: torch.Generator) -> Tensor:
-    """Reflected at the border, cut off at four standard deviations."""
-    from scipy.ndimage import gaussian_filter  # not above, as importing it takes long
+    """Blurs with reflection at the border and a cut-off at four standard deviations."""
+    from scipy.ndimage import gaussian_filter  # here because the import is slow
 
     return torch.from_numpy(gaussian_filter(pixels.numpy(), (0, 0, sigma, sigma)))
 
 
 def _contrast(pixels: Tensor, factor: float, random: torch.Generator) -> Tensor:
-    """Around each image's mean."""
+    """Changes the contrast around each image's mean."""
     mean = pixels.mean((2, 3), keepdim=True)
     return (pixels - mean) * factor + mean
 
@@ -188,7 +195,7 @@ def _brightness(pixels: Tensor, added: float, random: torch.Generator) -> Tensor
 
 
 def _pixelate(pixels: Tensor, side: float, random: torch.Generator) -> Tensor:
-    """As few pixels a side, enlarged again to squares."""
+    """Reduces images to ``side`` pixels a side, and enlarges these to squares."""
     return F.interpolate(F.interpolate(pixels, size=(side, side), mode="area"), size=pixels.shape[2:], mode="nearest")
 
 
@@ -209,4 +216,4 @@ DIGITS_CORRUPTIONS: dict[str, tuple[tuple[float, ...], Callable[[Tensor, float, 
     "pixelate": ((16, 10, 7, 5, 4), _pixelate),
     "jpeg_compression": ((15, 8, 4, 2, 1), _jpeg_compression),
 }
-"""Corruption -> the strengths of its severities, and how it changes pixels ``[images, 1, height, width]`` from 0 to 1."""
+"""Corruption -> the strengths of its severities, and the function that changes pixels ``[images, 1, height, width]`` in 0 to 1."""

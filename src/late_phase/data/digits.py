@@ -9,11 +9,12 @@ from late_phase.data.images import Dataset, Images
 
 
 def load() -> Dataset:
-    """1,437 training and 360 test images of one channel, stratified by class, always the same.
+    """Loads 1,437 training and 360 test images in one channel, stratified by class; the split is always the same.
 
-    The originals have 8 x 8 pixels of 17 grey levels; they are enlarged to 32 x 32, which the architectures take, bilinearly.
+    The originals have 8 x 8 pixels in 17 grey levels. They are enlarged bilinearly to 32 x 32 pixels, the size that the
+    architectures take.
     """
-    # Importing scikit-learn takes longer than all else here, and runs on other data need not wait for it.
+    # scikit-learn is slow to import, and runs on other data don't need it.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

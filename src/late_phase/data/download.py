@@ -1,4 +1,4 @@
-"""Files from the network, or where a user put them: of the right size and checksum, or absent."""
+"""Files from the network, or where a user put them. A file counts as present only with the right size and checksum."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from late_phase.support.errors import UserError, first_line
 from late_phase.support.files import make_folder, write_text
 
 STALL_SECONDS = 30.0
-"""So long a server may say nothing."""
+"""Seconds that a server may stay silent."""
 ATTEMPTS = 3
-"""So often in a row a server that has sent something may add nothing to it."""
+"""Attempts in a row that bring no new bytes before a server is given up."""
 PAUSE_SECONDS = 1.0
-"""Before a server is asked again."""
+"""Seconds before a server is asked again."""
 CHUNK = 1 << 20
-# Some servers turn away whoever doesn't look like a browser.
+# Some servers refuse clients that don't look like a browser.
 HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; late-phase)", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file that is known beforehand.
+    """A file whose name and checksum are known beforehand.
 
     Attributes:
-        urls: where it is to be had, the first choice first.
+        urls: where to download it, the first choice first.
         size: in bytes; None if nobody states it.
         checksum: ``md5:`` or ``sha256:`` and hexadecimal digits.
     """
@@ -54,13 +54,13 @@ class Download:
 
 
 def fetch(file: Download, folder: Path) -> Path:
-    """The path of ``file`` in ``folder``, downloaded if it isn't there or isn't right.
+    """Returns the path of ``file`` in ``folder``; downloads the file if it is absent or wrong.
 
-    A download that was cut off is taken up where it ended, by this or another process; several processes download it once. Size
-    and checksum are verified before the file has its name. They are verified again only if the file changed since.
+    An interrupted download continues where it ended, in this or another process. Several processes download a file only once.
+    The size and checksum are verified before the file gets its name. They are verified again only after the file has changed.
 
     Raises:
-        UserError: it is neither there nor to be had, or the folder can't be written.
+        UserError: the file is absent and can't be downloaded, or the folder can't be written.
     """
     path = folder / file.name
     if verified(file, path):
@@ -69,17 +69,20 @@ def fetch(file: Download, folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise UserError(f"dataset.root={folder} lacks {file} and can't be written: choose another folder.")
     with FileLock(folder / f".{file.name}.lock"):
-        if not verified(file, path):  # if no other process was faster
+        if not verified(file, path):  # another process may have been faster
             try:
                 _download(file, path)
             except OSError as error:
-                raise UserError(f"dataset.root={folder} can't take {file} ({error.strerror}): choose another folder.") from error
+                raise UserError(f"dataset.root={folder} can't store {file} ({error.strerror}): choose another folder.") from error
             _record(file, path)
     return path
 
 
 def verified(file: Download, path: Path) -> bool:
-    """Whether the file at ``path`` is there and right; on record for as long as it doesn't change."""
+    """Tells whether the file at ``path`` exists and is right.
+
+    A positive answer is recorded, and holds until the file changes.
+    """
     if not path.exists():
         return False
     if _stamp(file, path) != _read_stamp(path):
@@ -90,7 +93,7 @@ def verified(file: Download, path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Deletes a file that :func:`fetch` returned, and what is on record about it."""
+    """Deletes a file that :func:`fetch` returned, and the record of its verification."""
     path.unlink()
     _stamp_path(path).unlink(missing_ok=True)
 
@@ -100,12 +103,12 @@ def _stamp_path(path: Path) -> Path:
 
 
 def _record(file: Download, path: Path) -> None:
-    with suppress(OSError):  # in a folder that can't be written the file is verified each time
+    with suppress(OSError):  # in a read-only folder the file is verified each time
         write_text(_stamp_path(path), _stamp(file, path))
 
 
 def _stamp(file: Download, path: Path) -> str:
-    """What is on record about a verified file: another content would have another size or time."""
+    """Returns the record of a verified file. Other content would have another size or time."""
     status = path.stat()
     return f"{file.checksum} {status.st_size} {status.st_mtime_ns}\n"
 
@@ -118,7 +121,7 @@ def _read_stamp(path: Path) -> str | None:
 
 
 def _matches(file: Download, path: Path) -> bool:
-    """Whether the file at ``path`` has the right size and checksum."""
+    """Tells whether the file at ``path`` has the right size and checksum."""
     size = path.stat().st_size
     if file.size not in (None, size):
         return False
@@ -136,15 +139,18 @@ def _bar(title: str, total: int | None, done: int = 0) -> tqdm:
 
 
 class _Failed(Exception):
-    """A server didn't send what it was asked for; the message says why."""
+    """A server didn't send the requested bytes; the message says why."""
 
 
 class _Useless(_Failed):
-    """Asking that server again would not help."""
+    """A failure that another request to the same server would not cure."""
 
 
 def _download(file: Download, path: Path) -> None:
-    """Puts the verified file at ``path``, by way of ``.<name>.partial``, which stays if it is to be continued."""
+    """Puts the verified file at ``path``.
+
+    It is first downloaded to ``.<name>.partial``, which stays after a failure if the download can be continued.
+    """
     partial = path.with_name(f".{file.name}.partial")
     reasons = []
     for url in file.urls:
@@ -159,16 +165,16 @@ def _download(file: Download, path: Path) -> None:
         return
     there = "holds a damaged" if path.exists() else "lacks"
     raise UserError(
-        f"dataset.root={path.parent.resolve()} {there} {file}, which could not be downloaded ({'; '.join(reasons)}): put it there, "
-        f"from {' or '.join(file.urls)} or a copy of it."
+        f"dataset.root={path.parent.resolve()} {there} {file}, which could not be downloaded ({'; '.join(reasons)}): put it there "
+        f"yourself, from {' or '.join(file.urls)} or from another copy."
     )
 
 
 def _download_from(url: str, file: Download, partial: Path) -> None:
-    """Completes ``partial`` from one server, with patience as long as it makes progress.
+    """Completes ``partial`` from one server, and keeps trying as long as it makes progress.
 
     Raises:
-        _Failed: it could not be completed, or it is complete and wrong and was deleted.
+        _Failed: the file could not be completed, or the complete file was wrong and is deleted.
     """
     longest, idle = _size(partial), 0
     while True:
@@ -178,8 +184,8 @@ def _download_from(url: str, file: Download, partial: Path) -> None:
             if _matches(file, partial):
                 return
             partial.unlink()
-            # What a download was continued from may have been wrong before.
-            raise (_Failed if continued else _Useless)("the content is not the expected one")
+            # The bytes that a continued download started from may have been wrong.
+            raise (_Failed if continued else _Useless)("the content is not what was expected")
         except _Useless:
             raise
         except _Failed:
@@ -195,15 +201,15 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, file: Download, partial: Path) -> None:
-    """Appends to ``partial`` what is missing, or begins anew if the server can't continue.
+    """Appends the missing bytes to ``partial``, or starts over if the server can't continue.
 
     Raises:
-        _Failed: the transfer ended early; what came is kept.
-        _Useless: the server isn't there or has something else.
+        _Failed: the transfer failed, but another attempt may succeed.
+        _Useless: another attempt would not help: the server can't be reached or doesn't have the file.
     """
     have = _size(partial)
     if have and have == file.size:
-        return  # a process was stopped right before the verification
+        return  # an earlier process was stopped right before the verification
     headers = HEADERS | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL_SECONDS)
@@ -211,7 +217,7 @@ def _receive(url: str, file: Download, partial: Path) -> None:
         error.close()
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if error.headers.get("Content-Range") == f"bytes */{have}":
-                return  # complete already
+                return  # already complete
             partial.unlink(missing_ok=True)
             raise _Failed("it has fewer bytes than were received") from error
         kind = _Failed if error.code >= 500 or error.code == http.HTTPStatus.TOO_MANY_REQUESTS else _Useless
@@ -224,7 +230,7 @@ def _receive(url: str, file: Download, partial: Path) -> None:
             first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             if first is None or int(first[1]) != have:
                 partial.unlink(missing_ok=True)
-                raise _Failed("it continued at another place than asked for")
+                raise _Failed("it continued at the wrong byte")
         else:
             have = 0
         length = response.headers.get("Content-Length")
@@ -244,7 +250,7 @@ def _receive(url: str, file: Download, partial: Path) -> None:
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What comes, as it comes; errors of the connection, not of the disk, become :class:`_Failed`."""
+    """Yields the content as it arrives. Errors of the connection, but not of the disk, become :class:`_Failed`."""
     while True:
         try:
             chunk = response.read1(CHUNK)

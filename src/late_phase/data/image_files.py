@@ -1,4 +1,4 @@
-"""Image files as people have them: which ones there are in a folder, and the pixels of each."""
+"""Image files of all common kinds: lists those in a folder, and reads the pixels of each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from late_phase.support.errors import UserError, first_line, printable
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".apng", ".avif", ".gif", ".jfif", ".jp2", ".jpe", ".mpo", ".pbm", ".pnm")
-"""Of the files that are taken for images, in lower case: torchvision's, and others that Pillow reads and people have."""
+"""Lower-case extensions of the files that are taken for images: torchvision's, and other common ones that Pillow reads."""
 
 SYSTEM_FILES = (".ds_store", ".directory", ".gitignore", ".gitkeep", "desktop.ini", "ehthumbs.db", "thumbs.db")
-"""Files that systems leave behind, in lower case; also those that begin with ``._``. Nobody misses them."""
+"""Lower-case names of files that systems leave behind. They are ignored, as are names that begin with ``._``."""
 
 DECODING = 2
-"""Changes whenever :func:`read_image` makes other pixels of a file: what was made of the former ones is made anew then."""
+"""Changes whenever :func:`read_image` decodes a file to other pixels. Results from the old pixels are then made again."""
 
 SHOWN_KINDS = 6
 
@@ -34,24 +34,25 @@ SHOWN_KINDS = 6
 
 
 def list_splits(root: str, splits: tuple[str, str]) -> dict[str, dict[str, list[Path]]]:
-    """Split -> class -> image files in ``root/<split>/<class>`` and the folders below it; classes and files are sorted.
+    """Lists the image files of each split and class in ``root/<split>/<class>`` and the folders below it.
 
-    Links to folders are followed, except to a folder that they lie in. Names of classes are in the composed form of Unicode
-    (NFC), whatever form the file system has. A line on stderr says how many files are passed over, and of which kinds: hidden
-    ones, those beside the class folders, and those that are no images by their extension.
+    Returns split -> class -> files, with classes and files sorted. Links to folders are followed, except links to a folder that
+    contains the link. Class names are in the composed form of Unicode (NFC), whatever form the file system has. A line on stderr
+    says how many files of each kind are passed over: hidden files, files beside the class folders, and files without the
+    extension of an image.
 
     Raises:
-        UserError: a split has no folder or no class folders, one of these has no image, two have the same name but for its form,
-            or a link leads nowhere.
+        UserError: a split has no folder or no class folders; a class folder has no image; two class names differ only in their
+            form in Unicode; a link leads nowhere.
     """
     found, passed_over = {}, {}
     for split in splits:
         folder = Path(root) / split
         if not folder.is_dir():
-            raise UserError(f"dataset.root: there is no folder {folder}; an image folder has {_layout(splits)}.")
+            raise UserError(f"dataset.root={root} has no folder {split}: give a folder with {_layout(splits)}.")
         found[split], passed_over[split] = _list_classes(folder)
         if not found[split]:
-            raise UserError(f"dataset.root: {folder} has no class folders; an image folder has {_layout(splits)}.")
+            raise UserError(f"dataset.root={root} has no class folders in {split}: give a folder with {_layout(splits)}.")
     if any(passed_over.values()):
         counts = "; ".join(f"in {split}: {_counts(kinds)}" for split, kinds in passed_over.items() if kinds)
         print(printable(f"dataset.root={root}: files passed over {counts}."), file=sys.stderr)
@@ -69,14 +70,14 @@ def _counts(kinds: Counter[str]) -> str:
 
 
 def _list_classes(folder: Path) -> tuple[dict[str, list[Path]], Counter[str]]:
-    """Class -> image files, and how many files of each kind are none of them."""
+    """Returns class -> image files, and how many files of each kind are passed over."""
     class_of: dict[str, str] = {}
     for name in sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         class_of[name] = unicodedata.normalize("NFC", name)
         if same := [other for other in class_of if other != name and class_of[other] == class_of[name]]:
             raise UserError(
-                f"dataset.root: {folder} has class folders whose names are the same but for their form in Unicode, "
-                f"{same[0]!a} and {name!a}: put their images into one."
+                f"dataset.root: {folder} has class folders whose names differ only in their form in Unicode, "
+                f"{same[0]!a} and {name!a}: put their images into one folder."
             )
     by_class: dict[str, list[Path]] = {name: [] for name in sorted(class_of.values())}
     passed_over: Counter[str] = Counter()
@@ -86,24 +87,24 @@ def _list_classes(folder: Path) -> tuple[dict[str, list[Path]], Counter[str]]:
             by_class[class_of[path.parts[0]]].append(folder / path)
             continue
         if kind != "hidden" and not (folder / path).exists():
-            raise UserError(f"dataset.root: the link {folder / path} leads nowhere: mend or remove it.")
+            raise UserError(f"dataset.root: the link {folder / path} leads nowhere: repair or remove it.")
         passed_over[kind or "beside the class folders"] += 1
     for name, files in by_class.items():
         if not files:
             kinds = ", ".join(EXTENSIONS)
-            raise UserError(f"dataset.root: the class folder {folder / name} has no image ({kinds}): remove it or put some there.")
+            raise UserError(f"dataset.root: the class folder {folder / name} has no image ({kinds}): remove it or add one.")
     return {name: sorted(files) for name, files in by_class.items()}, passed_over
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder and in those below it, sorted, as :func:`list_splits` finds them."""
+    """Returns the image files in a folder and the folders below it, sorted, as :func:`list_splits` finds them."""
     return sorted(folder / path for path in _files(folder) if _other_kind(path) is None)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files in a folder and in those below it, but for what systems leave there: their paths from the folder on."""
+    """Yields the paths, relative to a folder, of all files in it and below it, except what systems leave there."""
 
-    def refuse(error: OSError) -> None:  # os.walk would pass over a folder that can't be read
+    def refuse(error: OSError) -> None:  # os.walk would skip a folder that can't be read
         raise UserError(f"{error.filename} can't be read ({error.strerror}): change its permissions or remove it.") from error
 
     for parent, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -115,7 +116,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_loop(folder: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, which would never end."""
+    """Tells whether a folder is a link to a folder that contains it, so that following it would never end."""
     if not folder.is_symlink():
         return False
     target = folder.resolve()
@@ -123,7 +124,7 @@ def _is_loop(folder: Path) -> bool:
 
 
 def _other_kind(path: Path) -> str | None:
-    """What a file is, seen from its folder, if it is not to be taken for an image."""
+    """Returns the kind of a file, from its path in the folder, or None if it is taken for an image."""
     if any(part.startswith(".") for part in path.parts):
         return "hidden"
     extension = path.suffix.lower()
@@ -135,42 +136,50 @@ def _other_kind(path: Path) -> str | None:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keeps Pillow from warning, of damaged EXIF data or lost transparency: in the whole process, so that one thread must do it."""
+    """Silences Pillow's warnings about damaged EXIF data or lost transparency.
+
+    It does so for the whole process, so one thread must enter it on behalf of all.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
 def read_image(path: Path) -> Image.Image:
-    """The picture in a file, in three channels of 8 bits, upright. All readers of image files share it, :func:`without_warnings`.
+    """Reads the picture in a file: upright, in three channels of 8 bits.
 
-    * It is turned and mirrored as its EXIF data say; damaged EXIF data say nothing.
-    * Of an animation, or a file of several pages, it is the first image.
-    * 16 bits are scaled to 8. Transparent pixels have the colour that they would have if they were not transparent.
+    All readers of image files use it, inside :func:`without_warnings`.
+
+    * The picture is turned and mirrored as its EXIF data say. Damaged EXIF data are ignored.
+    * From an animation, or a file with several pages, the first image is read.
+    * 16 bits are scaled to 8. Transparent pixels get the colour that they would have if they were not transparent.
     * A colour profile in the file (ICC) is not applied; torchvision doesn't apply it either.
 
     Raises:
         UserError: the file can't be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for whoever writes to it
-            raise ValueError("it is no file")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for a writer
+            raise ValueError("it is not a file")
         with Image.open(path) as file:
             file.load()
             deep = file.mode == "F" or file.mode.startswith("I")
             image = (_to_8_bits(file) if deep else file).convert("RGB")
             orientation = _orientation(file)
-    # All that Pillow raises on bad files.
+    # Pillow raises any of these on bad files.
     except (MemoryError, OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image ({first_line(error)}): replace or remove it.") from error
-    image.info.clear()  # Pillow would write the rest of the EXIF data anew, which fails if they are damaged
+    image.info.clear()  # Pillow would rewrite the rest of the EXIF data, which fails if they are damaged
     image.getexif()[ExifTags.Base.Orientation] = orientation
     ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """What the EXIF data of a loaded image say, 1 if they are damaged: that can raise anything, and the pixels are good."""
+    """Returns the orientation in the EXIF data of a loaded image, or 1 if they are damaged.
+
+    Damaged EXIF data can raise anything, while the pixels are good.
+    """
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
@@ -178,8 +187,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits a pixel, which Pillow's own conversion would clip rather than scale."""
+    """Scales an image of 16 bits a pixel to 8 bits. Pillow's own conversion would clip it."""
     values = np.asarray(image)
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its pixels, from {values.min()} to {values.max()}, are not of 8 or 16 bits")
+        raise ValueError(f"its pixels, from {values.min()} to {values.max()}, don't have 8 or 16 bits")
     return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))

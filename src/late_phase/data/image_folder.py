@@ -23,18 +23,18 @@ from late_phase.support.memory import check_memory
 
 
 def load(root: str, image_size: int | None, cache: str) -> Dataset:
-    """Images in three channels, of a common size.
+    """Loads images in three channels and one common size.
 
     Args:
         root: folder with the subfolders ``train`` and ``test``, each with a subfolder of images per class; see
             :func:`~late_phase.data.image_files.list_splits`.
-        image_size: height and width in pixels; larger and smaller images are scaled to it along the shorter side, then cropped to
-            the centre. Without it images are taken as they are and must be of one size.
-        cache: folder for the decoded images; they are decoded again when a file was added, removed or changed.
+        image_size: height and width in pixels. Images are scaled to it along the shorter side, then cropped to the centre.
+            Without it, images stay as they are and must all have one size.
+        cache: folder for the decoded images. They are decoded again when a file was added, removed or changed.
 
     Raises:
-        UserError: a folder is absent or has no image, the splits differ in classes, an image is unreadable or of another size, or
-            they are more than the memory holds.
+        UserError: a folder is absent or has no image, the splits differ in classes, an image is unreadable or has another size,
+            or the images don't fit into memory.
     """
     folder = Path(root)
     files = list_splits(root, ("train", "test"))
@@ -42,7 +42,7 @@ def load(root: str, image_size: int | None, cache: str) -> Dataset:
     if files["train"].keys() != files["test"].keys():
         other = sorted(files["train"].keys() ^ files["test"].keys())
         raise UserError(
-            f"dataset.root={root} has different classes in train and test ({', '.join(other[:5])}): give both the same."
+            f"dataset.root={root} has different classes in train and test ({', '.join(other[:5])}): give both the same classes."
         )
     splits = {}
     for split, by_class in files.items():
@@ -50,12 +50,12 @@ def load(root: str, image_size: int | None, cache: str) -> Dataset:
         labels = torch.tensor([i for i, name in enumerate(classes) for _ in by_class[name]])
         splits[split] = Images(_pixels(paths, folder / split, image_size, Path(cache)), labels)
     if splits["train"].pixels.shape[1:] != splits["test"].pixels.shape[1:]:
-        raise UserError(f"dataset.root={root} has images of another size in train than in test: set dataset.image_size.")
+        raise UserError(f"dataset.root={root} has images of different sizes in train and test: set dataset.image_size.")
     return Dataset(printable(folder.resolve().name), classes, splits["train"], splits["test"])
 
 
 def _pixels(paths: list[Path], folder: Path, image_size: int | None, cache: Path) -> Tensor:
-    """``[images, 3, height, width]`` uint8, from the cache if it was made from these very files."""
+    """Returns ``[images, 3, height, width]`` uint8, from the cache if it was made from exactly these files."""
     fingerprint = hashlib.sha256(f"{DECODING} {image_size}\n".encode())
     for path in paths:
         try:
@@ -72,18 +72,18 @@ def _pixels(paths: list[Path], folder: Path, image_size: int | None, cache: Path
                 if file.metadata() == {"late_phase": fingerprint.hexdigest()}:
                     return file.get_tensor("pixels")
         except (OSError, SafetensorError):
-            pass  # absent, damaged or another's: made anew below
+            pass  # absent, damaged or not from here: decoded again below
         pixels = decode(paths, image_size, f"decoding {folder.name} images")
         write_tensors(cached, {"pixels": pixels}, metadata=fingerprint.hexdigest())
     return pixels
 
 
 def decode(paths: list[Path], image_size: int | None, title: str) -> Tensor:
-    """``[images, 3, height, width]`` uint8, of one size.
+    """Decodes images of one size to ``[images, 3, height, width]`` uint8.
 
     Raises:
-        UserError: an image is unreadable, or of another size than the first one while there is no ``image_size``; or they are more
-            than the memory holds.
+        UserError: an image is unreadable, the images don't fit into memory, or without an ``image_size`` an image has another
+            size than the first one.
     """
     if image_size is not None:
         what = f"dataset.image_size={image_size} with {len(paths):,} images"
@@ -113,7 +113,7 @@ def decode(paths: list[Path], image_size: int | None, title: str) -> Tensor:
 
 
 def _read(path: Path, image_size: int | None) -> Tensor:
-    """``[3, height, width]`` uint8."""
+    """Reads an image as ``[3, height, width]`` uint8."""
     image = read_image(path)
     if image_size is not None and image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), streamed from disk by worker processes, as it doesn't fit into memory."""
+"""ImageNet (ILSVRC 2012), streamed from disk by worker processes because it doesn't fit into memory."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ EVALUATION = v2.Compose([v2.Resize(256), v2.CenterCrop(SIZE)])
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """Labelled image files, decoded when they are needed; like :class:`Images` but for the pixels.
+    """Labelled image files that are decoded when they are needed; like :class:`Images`, but without pixels in memory.
 
     Attributes:
         files: of any size and mode.
         labels: ``[examples]`` int64.
-        workers: processes that decode; 0 for none but this one. What comes out doesn't depend on it.
+        workers: number of processes that decode; with 0, this process decodes. The images don't depend on it.
+        device: device of the minibatches.
     """
 
     files: tuple[Path, ...]
@@ -49,11 +50,14 @@ class StreamedImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of each image as it comes."""
+        """Channels, height and width of each image in a minibatch."""
         return 3, SIZE, SIZE
 
     def fingerprint(self) -> str:
-        """A hash of labels and of the files' names, sizes and times of change: that of their contents would take hours."""
+        """Returns a hash of the labels and of the files' names, sizes and times of change.
+
+        Hashing the contents would take hours.
+        """
         stats = [(path, path.stat()) for path in self.files]
         files = (f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
         return digest(str(DECODING), tensor_digest([self.labels]), *files)
@@ -62,11 +66,13 @@ class StreamedImages:
         return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices.cpu()])
 
     def to(self, device: torch.device) -> StreamedImages:
-        """The same, whose minibatches come on ``device``."""
+        """Returns the same images, with minibatches on ``device``."""
         return replace(self, device=device)
 
     def batches(self, size: int) -> Iterator[Images]:
-        """The images in their order, ``size`` at a time: the shorter side 256 pixels, the middle 224 of it.
+        """Yields the images in their order, ``size`` at a time.
+
+        Each is scaled to 256 pixels along the shorter side, then cropped to the 224 x 224 pixels in the middle.
 
         Raises:
             UserError: a file is not a readable image.
@@ -74,9 +80,9 @@ class StreamedImages:
         return self._stream(torch.arange(len(self)).split(size), None)
 
     def training_batches(self, size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Images]:
-        """The images of an epoch in random order, randomly cropped, scaled and mirrored, from minibatch ``start`` on.
+        """Yields the images of an epoch in random order, randomly cropped, scaled and mirrored, from minibatch ``start`` on.
 
-        A pure function of the seed and the epoch.
+        The result is a pure function of the seed and the epoch.
 
         Raises:
             UserError: a file is not a readable image.
@@ -91,7 +97,7 @@ class StreamedImages:
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else the loader would draw from the global one
+            generator=torch.Generator(),  # otherwise the loader would draw from the global one
         )
         for batch in loader:
             if isinstance(batch, UserError):
@@ -102,7 +108,10 @@ class StreamedImages:
 
 @dataclass(frozen=True)
 class _Decoded(torch.utils.data.Dataset):
-    """``[3, 224, 224]`` uint8 and label of each file, or the error: one that is raised would come with a worker's traceback."""
+    """Gives each file as ``[3, 224, 224]`` uint8 with its label, or the error of reading it.
+
+    The error is returned because an error raised in a worker would arrive with the worker's traceback.
+    """
 
     files: tuple[Path, ...]
     labels: Tensor
@@ -136,13 +145,15 @@ def _collate(examples: list[tuple[Tensor, Tensor] | UserError]) -> tuple[Tensor,
 
 
 def load(root: str, workers: int = 8) -> Dataset:
-    """1,281,167 training and 50,000 validation images, the latter as test images; classes are WordNet's numbers, sorted.
+    """Loads 1,281,167 training images, and 50,000 validation images as test images.
+
+    Classes are WordNet's numbers, sorted.
 
     Args:
         root: the folder with ``train/<class>/*`` and ``val/<class>/*``, or with the three archives, which are then extracted.
 
     Raises:
-        UserError: neither is there, the classes of training and validation differ, or one has no image.
+        UserError: ``root`` has neither, the classes of training and validation differ, or a class has no image.
     """
     folder = Path(root)
     for split in ("train", "val"):
@@ -150,7 +161,7 @@ def load(root: str, workers: int = 8) -> Dataset:
     splits = list_splits(root, ("train", "val"))
     classes = tuple(splits["train"])
     if splits["train"].keys() != splits["val"].keys():
-        raise UserError(f"dataset.root={root} has no classes or different ones in train and val: remove both to have them anew.")
+        raise UserError(f"dataset.root={root} has different classes in train and val: remove both folders to extract them again.")
     images = {}
     for split, by_class in splits.items():
         files = [by_class[name] for name in classes]
@@ -160,13 +171,16 @@ def load(root: str, workers: int = 8) -> Dataset:
 
 
 def _extract(folder: Path, split: str) -> None:
-    """Makes a split's folder, if it isn't there, by torchvision, which verifies the archives. What has its name is whole."""
+    """Makes a split's folder if it is absent. torchvision verifies and extracts the archives.
+
+    The folder gets its name only when it is whole.
+    """
     to = folder / split
     if to.is_dir():
         return
     make_folder("dataset.root", folder)
     with FileLock(folder / ".imagenet.lock"):
-        if not to.is_dir():  # if no other process was faster
+        if not to.is_dir():  # another process may have been faster
             scratch = folder / ".imagenet.extracting"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
@@ -178,8 +192,8 @@ def _extract(folder: Path, split: str) -> None:
             except (OSError, RuntimeError) as error:
                 archives = " and ".join(f"{name} (md5 {md5})" for name, md5 in (ARCHIVE_META[split], ARCHIVE_META["devkit"]))
                 raise UserError(
-                    f"dataset.root={folder.resolve()} lacks the folder {split}, and its archives or whole copies of them: put it "
-                    f"there, or {archives}, from https://image-net.org, which gives them to those who register."
+                    f"dataset.root={folder.resolve()} lacks the folder {split} and undamaged archives of it: put it "
+                    f"there, or download {archives} from https://image-net.org, which needs a registration."
                 ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -18,12 +18,12 @@ from late_phase.support.seeding import generator
 HISTOGRAM_BATCH_SIZE = 1000
 
 UNLABELLED = -1
-"""The label of images that have none."""
+"""The label of unlabelled images."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images: ``pixels`` ``[examples, channels, height, width]`` uint8, ``labels`` ``[examples]`` int64, -1 where there is none."""
+    """Images: ``pixels`` ``[examples, channels, height, width]`` uint8, and ``labels`` ``[examples]`` int64, -1 for unlabelled."""
 
     pixels: Tensor
     labels: Tensor
@@ -46,7 +46,7 @@ class Images:
         return self.pixels.device
 
     def fingerprint(self) -> str:
-        """A hash of pixels and labels."""
+        """Returns a hash of the pixels and labels."""
         return tensor_digest([self.pixels, self.labels])
 
     def take(self, indices: Tensor) -> Images:
@@ -56,23 +56,23 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def batches(self, size: int) -> Iterator[Images]:
-        """The images in their order, ``size`` at a time; the last ones may be fewer."""
+        """Yields the images in their order, ``size`` at a time; the last batch may be smaller."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield Images(pixels, labels)
 
     def fit(self, channels: int, size: tuple[int, int]) -> Images:
-        """The images in so many ``channels`` and of ``size`` (height, width), to be shown to a model of other images.
+        """Converts the images to this number of ``channels`` and ``size`` (height, width), for a model of other images.
 
-        Colours become their luminance (ITU-R 601-2, as Pillow's), grey becomes three equal channels; the size is changed
-        bilinearly, with antialiasing. All in integers on the CPU: the result is the same on every device.
+        Colours become their luminance (ITU-R 601-2, as in Pillow), and grey becomes three equal channels. The size is changed
+        bilinearly, with antialiasing, on the CPU. All arithmetic is on integers, so the result is the same on every device.
 
         Raises:
-            UserError: there is no such way from the channels that there are to those wanted.
+            UserError: the images can't be converted to this number of channels.
         """
         pixels, there = self.pixels, self.pixels.shape[1]
         if channels != there and {channels, there} != {1, 3}:
             raise UserError(
-                f"images of {there} channels can't be shown to a model of {channels}: choose images of 1 or 3 channels."
+                f"images of {there} channels can't be shown to a model of {channels} channels: choose images of 1 or 3."
             )
         if channels < there:
             pixels = torch.cat([_luminance(some) for some in pixels.split(1000)])
@@ -85,7 +85,7 @@ class Images:
 
 
 def _luminance(pixels: Tensor) -> Tensor:
-    """``[examples, 3, height, width]`` uint8 -> ``[examples, 1, height, width]`` uint8."""
+    """Converts ``[examples, 3, height, width]`` uint8 to ``[examples, 1, height, width]`` uint8."""
     red, green, blue = pixels.int().unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8)[:, None]
 
@@ -94,7 +94,7 @@ def _luminance(pixels: Tensor) -> Tensor:
 class Dataset:
     """Training and test images of the same classes, and validation images if some were held out of the training images.
 
-    A dataset for evaluation only has no training images, and if its images have no labels, no classes.
+    A dataset for evaluation only has no training images. If its images have no labels, it has no classes.
     """
 
     name: str
@@ -108,32 +108,33 @@ class Dataset:
         return replace(self, train=train, test=self.test.to(device), validation=validation)
 
     def in_words(self) -> str:
-        """How much it is."""
+        """Returns the amount of data in words."""
         training = "" if self.train is None else f"{len(self.train):,} training images, "
         classes = f" in {len(self.classes)} classes" if self.classes else ", unlabelled"
         return f"{training}{len(self.test):,} test images{classes}"
 
     def training_images(self) -> Images:
-        """The training images.
+        """Returns the training images.
 
         Raises:
             UserError: there are none.
         """
         if self.train is None:
-            raise UserError(f"dataset={self.name} is for evaluation only, it has no training images: train on another one.")
+            raise UserError(f"dataset={self.name} is for evaluation only and has no training images: train on another dataset.")
         return self.train
 
     def held_out(self) -> dict[str, Images]:
-        """The images that the model isn't trained on, by the name of their split."""
+        """Returns the images that the model isn't trained on, by the name of their split."""
         return {"test": self.test} | ({} if self.validation is None else {"validation": self.validation})
 
     def split(self, validation: int, subset: int | None, test_subset: int | None, seed: int) -> Dataset:
-        """Holds out ``validation`` random training images; of the others and of the test images keeps random subsets, or all.
+        """Holds out ``validation`` random training images, and keeps random subsets of the others and of the test images.
 
-        The choice depends on ``seed`` alone. The validation images are the same for any subset, and not in it.
+        A subset of None keeps all images. The choice depends on ``seed`` alone. The validation images are the same for any subset,
+        which never contains them.
 
         Raises:
-            UserError: there are not as many images.
+            UserError: there are too few images.
         """
         if (test_subset or 1) > len(self.test):
             raise UserError(
@@ -168,7 +169,7 @@ class Normalization:
 
     @classmethod
     def of(cls, images: Images) -> Normalization:
-        """Mean and standard deviation over all pixels of each channel, exactly, from histograms.
+        """Computes the mean and standard deviation over all pixels of each channel, exactly, from histograms.
 
         Raises:
             UserError: a channel is constant.
@@ -197,14 +198,20 @@ class Normalization:
         return cls(**{key: tuple(values) for key, values in json.loads(text).items()})
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[examples, channels, height, width]`` uint8 -> float32 in the same memory format, rounded like torchvision's."""
+        """Normalizes pixels ``[examples, channels, height, width]`` uint8 to float32, with torchvision's rounding.
+
+        The memory format stays the same.
+        """
         mean, std = _as_images(self, tuple(pixels.shape[1:]), pixels.device, pixels.stride(1) == 1)
         return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 @functools.lru_cache(maxsize=16)
 def _as_images(values: Normalization, shape: tuple[int, ...], device: torch.device, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``[1, channels, height, width]``, laid out like the pixels: broadcasting would be slow."""
+    """Returns the mean and standard deviation ``[1, channels, height, width]``, laid out like the pixels.
+
+    Broadcasting would be slow.
+    """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     mean, std = (
         torch.tensor(numbers, device=device).view(1, -1, 1, 1).expand(1, *shape).contiguous(memory_format=memory_format)

@@ -1,4 +1,4 @@
-"""Images of no class that a model knows, to see whether it notices. Those that need no network are for a model of the digits."""
+"""Out-of-distribution images, of no class that a model knows. Those that need no network are for models of the digits."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ NOISE_IMAGES = 1000
 
 
 def load_resized(name: str, root: str) -> Dataset:
-    """10,000 images of 32 x 32 pixels in three channels, without labels: LSUN's or Tiny ImageNet's, of Liang et al. (2018).
+    """Loads 10,000 unlabelled images of 32 x 32 pixels in three channels: LSUN's or Tiny ImageNet's, by Liang et al. (2018).
 
     Args:
-        root: folder of the archive or of the extracted folder, which has the archive's name without its endings.
+        root: folder with the archive or the extracted folder, which has the archive's name without its endings.
 
     Raises:
-        UserError: neither is in ``root`` nor to be had, or images are missing in the extracted folder.
+        UserError: ``root`` has neither and the archive can't be downloaded, or the extracted folder lacks images.
     """
     archive = ARCHIVES[name]
     folder = fetch_extracted(archive, Path(root), archive.name.removesuffix(".tar.gz"))
     files = list_images(folder)
     if len(files) != COUNT:
-        raise UserError(f"{folder} has {len(files):,} images instead of the {COUNT:,} of {archive}: remove it.")
+        raise UserError(f"{folder} has {len(files):,} images instead of the {COUNT:,} of {archive}: remove it to get it again.")
     return _unlabelled(name, decode(files, None, f"decoding {name}"))
 
 
 def photo_patches() -> Dataset:
-    """520 patches of 32 x 32 pixels in one channel: scikit-learn's two photographs, cut along a grid, row by row."""
+    """Cuts scikit-learn's two photographs along a grid, row by row: 520 patches of 32 x 32 pixels in one channel."""
     from sklearn.datasets import load_sample_images
 
     photos = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2)
@@ -72,13 +72,13 @@ def photo_patches() -> Dataset:
 
 
 def digits_rotated() -> Dataset:
-    """The test images of the digits, turned by 90, 180 and 270 degrees: 1,080 images, a few of which still are digits."""
+    """Turns the digits' test images by 90, 180 and 270 degrees: 1,080 images, a few of which are still digits."""
     pixels = digits.load().test.pixels
     return _unlabelled("digits_rotated", torch.cat([pixels.rot90(quarters, (2, 3)) for quarters in (1, 2, 3)]).contiguous())
 
 
 def noise() -> Dataset:
-    """1,000 images of 32 x 32 pixels in one channel, each pixel uniform from 0 to 255; always the same."""
+    """Makes 1,000 images of 32 x 32 pixels in one channel, each pixel uniform from 0 to 255; they are always the same."""
     random = generator(0, "noise images")
     return _unlabelled("noise", torch.randint(256, (NOISE_IMAGES, 1, SIZE, SIZE), generator=random, dtype=torch.uint8))
 

@@ -1,4 +1,4 @@
-"""Datasets made ready for use, by name: downloaded, verified, extracted, and read once."""
+"""Prepares datasets by name: downloads, verifies and extracts them, and reads them once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ PREPARED = (*(name for name in CHOICES["dataset"] if name not in NAMELESS), *COR
 
 
 def prepare(name: str, root: str) -> str:
-    """Loads the dataset ``name``, from the folder ``root`` if it isn't embedded, and says in a line what it is.
+    """Loads the dataset ``name`` and returns a line that describes it. If it isn't embedded, its files are in ``root``.
 
     Raises:
-        UserError: its files are neither there nor to be had.
+        UserError: its files are absent and can't be downloaded.
     """
     where = root_options(name, root)
     loaded = load_corrupted(name, **where) if name in CORRUPTED else load(name, **where)

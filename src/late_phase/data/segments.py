@@ -1,4 +1,4 @@
-"""Minibatches of text: streams that are read side by side, and the hidden state that goes along with them."""
+"""Minibatches of text: streams that are read side by side, and the hidden state of each."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from late_phase.data.text import Vocabulary
 from late_phase.support.errors import UserError
 
 HiddenState = tuple[Tensor, ...]
-"""What a model remembers of the text before a segment: tensors ``[layers, streams, ...]``; an LSTM's are h and c.
+"""What a model remembers of the text before a segment: tensors ``[layers, streams, ...]``; for an LSTM, h and c.
 
-A model that remembers nothing has an empty one: it predicts each segment by itself. One that looks at the last symbols may keep
-these, as integers.
+A model that remembers nothing has an empty state and predicts each segment by itself. A model that looks back at the last symbols
+may keep them as integers.
 """
 
 RecurrentModel = Callable[[Tensor, HiddenState | None], tuple[Tensor, HiddenState]]
-"""Symbols ``[positions, streams]`` and the state before them, None for zero, to logits ``[positions, streams, symbols]`` and the
-state after them."""
+"""A model of text.
+
+It takes symbols ``[positions, streams]`` and the state before them, None for zeros. It returns logits
+``[positions, streams, symbols]`` and the state after them.
+"""
 
 
 class Segments(Batches):
-    """Segments of a text, a minibatch being the next ``length`` positions of each stream.
+    """Segments of a text. A minibatch is the next ``length`` positions of each stream.
 
-    The text is cut into ``streams`` pieces of equal length, which an epoch reads side by side, from the first byte to the last; at
-    the end of the text a byte for each stream at most is left over. The last segment of an epoch may be shorter.
+    The text is cut into ``streams`` pieces of equal length. An epoch reads them side by side, from the first byte to the last. At
+    the end of the text, at most one byte per stream is left over. The last segment of an epoch may be shorter.
 
-    The hidden state belongs to the streams: a segment begins with the state that the one before it ended with, an epoch with zeros.
-    No gradient flows through it. With late-phase weights the one before was another member's inner step, so each member takes up
-    the state where the member before it left off.
+    The hidden state belongs to the streams. An epoch begins with zeros, and each further segment with the state in which the
+    previous one ended. No gradient flows through the state. With late-phase weights, the previous segment was another member's
+    inner step, so each member continues from the state of the member before it.
 
     Args:
         content: ``[bytes]`` uint8, mapped into memory or not.
-        carry_state: False for segments that all begin with zeros.
+        carry_state: False to begin every segment with zeros.
         device: where the minibatches are wanted.
-        sha256: of the whole text, by which a checkpoint knows it again.
+        sha256: checksum of the whole text; a checkpoint recognizes the text by it.
 
     Raises:
-        ValueError: there is nothing to predict for each stream.
+        ValueError: the text is too short to predict a byte in each stream, or a number is below 1.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Segments(Batches):
     ) -> None:
         if streams < 1 or length < 1 or len(content) <= streams:
             raise ValueError(
-                f"{len(content)} bytes make no {streams} streams of segments of {length}: choose fewer, or a longer text."
+                f"{len(content)} bytes can't be cut into {streams} streams of segments of {length}: choose fewer, or a longer text."
             )
         self._sha256 = sha256
         self.vocabulary = vocabulary
@@ -71,7 +74,10 @@ class Segments(Batches):
         return -(-self.positions // self.length)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Symbols ``[positions, streams]``, and those that follow each of them ``[positions * streams]``; all epochs are alike."""
+        """Yields symbols ``[positions, streams]``, and the symbols that follow each of them ``[positions * streams]``.
+
+        All epochs are alike.
+        """
         if start == 0:
             self._state = None
         for batch in range(start, len(self)):
@@ -80,7 +86,10 @@ class Segments(Batches):
             yield inputs, targets.flatten()
 
     def logits(self, model: RecurrentModel, inputs: Tensor) -> Tensor:
-        """``[positions * streams, symbols]``; takes up the state, and keeps that after the segment for the next one."""
+        """Returns ``[positions * streams, symbols]``, continuing from the kept state.
+
+        With ``carry_state``, the state after the segment is kept for the next one.
+        """
         logits, state = model(inputs, self._state)
         if self.carry_state:
             self._state = tuple(part.detach() for part in checked(state, inputs.shape[1]))
@@ -93,30 +102,30 @@ class Segments(Batches):
         """Restores :meth:`state_dict`.
 
         Raises:
-            UserError: it is of another text.
+            UserError: the state belongs to another text.
         """
         if state_dict["text"] != self._sha256:
             raise UserError(
-                "the text has changed since the checkpoint was written: give the former one, or remove the run's directory."
+                "the text has changed since the checkpoint was written: restore the former text, or remove the run's directory."
             )
         state = state_dict["state"]
         self._state = None if state is None else tuple(part.to(self.device) for part in state)
 
 
 def checked(state: HiddenState, streams: int) -> HiddenState:
-    """The state.
+    """Returns the state after a check.
 
     Raises:
-        TypeError: it isn't a :data:`HiddenState` of so many streams.
+        TypeError: it isn't a :data:`HiddenState` of this number of streams.
     """
     if not isinstance(state, tuple) or any(part.dim() < 2 or part.shape[1] != streams for part in state):
         raise TypeError(
-            f"a model's state is to be a tuple of tensors [layers, streams={streams}, ...]: give it a forward() with one."
+            f"a model's state must be a tuple of tensors [layers, streams={streams}, ...]: return one from its forward()."
         )
     return state
 
 
 def side_by_side(content: Tensor, streams: int, positions: int) -> tuple[Tensor, Tensor]:
-    """The first ``positions`` of each stream: its bytes, and those that follow each of them; ``[positions, streams]`` views."""
+    """Returns the first ``positions`` bytes of each stream, and the bytes that follow each; ``[positions, streams]`` views."""
     end = streams * positions
     return content[:end].view(streams, positions).T, content[1 : end + 1].view(streams, positions).T

@@ -1,4 +1,4 @@
-"""SVHN: photographed house numbers (Netzer et al., 2011); the test images only, as inputs that a model was not trained on."""
+"""SVHN: photographed house numbers (Netzer et al., 2011). Only the test images, as inputs that a model was not trained on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = Download(
 
 
 def load(root: str) -> Dataset:
-    """26,032 test images of 32 x 32 pixels in three channels, from the folder ``root``, or the network.
+    """Loads 26,032 test images of 32 x 32 pixels in three channels, from the folder ``root`` or the network.
 
     Raises:
-        UserError: the file is neither in ``root`` nor to be had.
+        UserError: the file is absent from ``root`` and can't be downloaded.
     """
     from scipy.io import loadmat
 

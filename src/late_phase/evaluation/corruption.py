@@ -11,7 +11,7 @@ from late_phase.data.corrupted import PAPERS_CORRUPTIONS, SEVERITIES
 def corruption_errors(
     errors: Mapping[str, Mapping[int, float]], corruptions: Collection[str] = PAPERS_CORRUPTIONS
 ) -> dict[str, float]:
-    """``mce``, the mean of all errors, and each corruption's mean over the severities, by its name.
+    """Returns ``mce``, the mean of all errors, and each corruption's mean over the severities, by its name.
 
     Errors are not divided by those of a reference network.
 
@@ -19,7 +19,7 @@ def corruption_errors(
         errors: corruption -> severity -> share of examples that are misclassified, 0 to 1.
 
     Raises:
-        ValueError: corruptions or severities are missing or additional, or an error is not from 0 to 1.
+        ValueError: corruptions or severities are missing or additional, or an error is outside 0 to 1.
     """
     _refuse_others("corruptions", errors, corruptions)
     means = {}
@@ -36,6 +36,6 @@ def _refuse_others(what: str, found: Iterable, expected: Collection) -> None:
     missing, additional = (sorted(map(str, names)) for names in (set(expected) - set(found), set(found) - set(expected)))
     if missing or additional:
         raise ValueError(
-            f"a mean corruption error is over exactly {len(expected)} {what}; "
+            f"a mean corruption error needs exactly {len(expected)} {what}; "
             f"missing: {', '.join(missing) or 'none'}; additional: {', '.join(additional) or 'none'}."
         )

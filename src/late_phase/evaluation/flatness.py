@@ -1,7 +1,7 @@
 """Flatness of the loss around a model's weights (Fig. 3): δL(σ_z) = E_z[L(w + z) − L(w)], z_i ~ N(0, w_i² σ_z²).
 
-L is the mean NLL over given images with the model in eval mode. All parameters are weights w, biases and BatchNorm's γ and β
-included; running statistics are buffers and stay what they are. A weight of 0 stays 0.
+L is the mean NLL over given images with the model in eval mode. All parameters are weights w, including biases and BatchNorm's γ
+and β. Running statistics are buffers and don't change. A weight of 0 stays 0.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Weights = dict[str, Tensor]
 class Flatness:
     """δL on a grid of σ_z, in nats per example: mean over draws, and half the width of its 95 % confidence interval.
 
-    The interval is by Student's t and the standard error over draws; draws are common to all σ_z, so the curve is smoother than
-    the intervals suggest.
+    The interval uses Student's t and the standard error over draws. All σ_z share the draws, so the curve is smoother than the
+    intervals suggest.
     """
 
     sigmas: tuple[float, ...]
@@ -41,18 +41,18 @@ class Flatness:
 
     @classmethod
     def of(cls, sigmas: Sequence[float], changes: Iterable[Tensor]) -> Flatness:
-        """From each draw's changes of the loss ``[sigmas]``.
+        """Builds the curve from each draw's changes of the loss ``[sigmas]``.
 
         Raises:
             ValueError: there are fewer than two draws.
         """
-        # Importing SciPy takes long, and what only imports this module need not wait for it.
+        # SciPy is slow to import, and importing this module should be fast.
         from scipy.stats import t
 
         changes = list(changes)
         draws = len(changes)
         if draws < 2:
-            raise ValueError(f"draws={draws} has no standard error: choose at least 2.")
+            raise ValueError(f"draws={draws} gives no standard error: choose at least 2.")
         variance, mean = torch.var_mean(torch.stack(changes), 0)
         confidence = t.ppf(0.975, draws - 1) * (variance / draws).sqrt()
         return cls(tuple(sigmas), draws, tuple(mean.tolist()), tuple(confidence.tolist()))
@@ -61,24 +61,24 @@ class Flatness:
 def loss_changes(
     model: nn.Module, batches: Batches, sigmas: Sequence[float], draws: int, seed: int = 0, memory: int = 2**26
 ) -> Iterator[Tensor]:
-    """Each draw's L(w + z) − L(w) in turn, ``[sigmas]`` in double precision, on the CPU.
+    """Yields L(w + z) − L(w) of each draw: ``[sigmas]`` in double precision, on the CPU.
 
-    z = w σ_z ε, where ε depends on ``seed`` and on the draw's number and is the same for all σ_z. The model is only copied: its
-    weights, buffers and modes are not touched.
+    z = w σ_z ε, where ε depends on ``seed`` and on the draw's number and is the same for all σ_z. A copy of the model is perturbed:
+    the model's own weights, buffers and modes don't change.
 
     Args:
         model: ``inputs`` -> logits ``[examples, classes]``.
-        batches: passed over once for L(w), then once for each σ_z and each chunk of draws.
-        memory: bytes that perturbed weights and activations may take, roughly. Draws are evaluated together in chunks that fit, as
-            far as ``torch.func.vmap`` can do that with the model, or else one by one; the results differ by rounding only. On a CPU
-            linear layers gain by chunks, and convolutions lose with large ones.
+        batches: one pass for L(w), then one for each σ_z and each chunk of draws.
+        memory: bytes that perturbed weights and activations may take, roughly. Draws are evaluated together in chunks that fit, if
+            ``torch.func.vmap`` supports the model, or else one by one. The results differ only by rounding. On a CPU, chunks
+            speed up linear layers, and large chunks slow down convolutions.
 
     Raises:
         ValueError: there are no images, or a σ_z is negative or not finite.
     """
     if not sigmas or not all(0 <= sigma < math.inf for sigma in sigmas):
         raise ValueError(f"sigmas={list(sigmas)} is not a grid of σ_z: choose finite numbers of at least 0.")
-    # Without gradients there is no graph, nor does autocast keep its casts of parameters, whose values change.
+    # Without gradients there is no graph, and autocast doesn't cache its casts of the parameters, whose values change.
     model = copy.deepcopy(model).eval().requires_grad_(False)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -87,7 +87,7 @@ def loss_changes(
 
     with _output_sizes(model) as outputs:
         base = _losses(one, batches)
-    # Noise, perturbed weights and a product on the way; a layer's input and output, as many for a residual branch.
+    # Weights: noise, perturbed weights and an intermediate product. Outputs: a layer's input and output, and a residual branch's.
     needed = 3 * sum(value.nbytes for value in weights.values()) + 4 * max(outputs)
     size = max(1, min(draws, memory // needed))
     together = vmap(lambda values, inputs: functional_call(model, values, (inputs,)), in_dims=(0, None))
@@ -98,7 +98,7 @@ def loss_changes(
         if possible:
             try:
                 return _losses(lambda inputs: together(perturbed, inputs), batches)
-            except RuntimeError:  # vmap's way to refuse a model, and the end of memory
+            except RuntimeError:  # vmap doesn't support the model, or memory has run out
                 possible = False
         found = []
         for values in zip(*perturbed.values(), strict=True):
@@ -115,13 +115,13 @@ def loss_changes(
 
 
 def _noise(weights: Weights, seed: int, draw: int) -> Weights:
-    """ε of this draw, the same on any device."""
+    """Returns ε of this draw, the same on any device."""
     random = generator(seed, "flatness", draw)
     return {name: torch.randn(value.shape, generator=random).to(value) for name, value in weights.items()}
 
 
 def _losses(logits: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
-    """Mean NLL over all examples ``[models]``, in double precision, on the CPU.
+    """Returns the mean NLL over all examples ``[models]``, in double precision, on the CPU.
 
     Args:
         logits: inputs -> ``[models, examples, classes]``.
@@ -139,7 +139,7 @@ def _losses(logits: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
 
 @contextmanager
 def _output_sizes(model: nn.Module) -> Iterator[list[int]]:
-    """Collects the sizes in bytes of what the modules put out within the block."""
+    """Collects the sizes in bytes of the modules' outputs within the block."""
     sizes: list[int] = []
 
     def measure(module: nn.Module, inputs: object, output: object) -> None:

@@ -1,6 +1,6 @@
 """Metrics of predictive distributions, from log-probabilities.
 
-All raise a ValueError where there are no examples: a mean over none is no number.
+All raise a ValueError if there are no examples, because a mean over none is undefined.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def accuracy(log_probs: Tensor, labels: Tensor) -> float:
-    """Share of examples whose likeliest class is the label, 0 to 1.
+    """Returns the share of examples whose likeliest class is the label, 0 to 1.
 
     Args:
         log_probs: ``[examples, classes]``.
@@ -22,20 +22,21 @@ def accuracy(log_probs: Tensor, labels: Tensor) -> float:
 
 
 def label_log_probs(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """The labels' log-probabilities: ``[..., examples, classes]`` and ``[examples]`` -> ``[..., examples]``."""
+    """Returns the labels' log-probabilities: ``[..., examples, classes]`` and ``[examples]`` -> ``[..., examples]``."""
     return log_probs.gather(-1, labels.expand(log_probs.shape[:-1])[..., None])[..., 0]
 
 
 def nll(label_log_probs: Tensor) -> float:
-    """Mean negative log-likelihood in nats per example, from the labels' log-probabilities ``[examples]``."""
+    """Returns the mean negative log-likelihood in nats per example, from the labels' log-probabilities ``[examples]``."""
     _refuse_none(label_log_probs)
     return -label_log_probs.double().mean().item()
 
 
 def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al., 2017), 0 to 1: mean over examples of |accuracy - confidence| in bins of equal width.
+    """Returns the expected calibration error (Guo et al., 2017), 0 to 1.
 
-    A bin holds the confidences above its lower edge up to and including its upper one.
+    It is the mean over examples of |accuracy - confidence| in bins of equal width. A bin includes its upper edge but not its lower
+    one.
     """
     _refuse_none(labels)
     confidence, predicted = log_probs.double().exp().max(-1)
@@ -46,20 +47,23 @@ def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
 
 
 def brier(log_probs: Tensor, labels: Tensor) -> float:
-    """Brier score, 0 to 2: squared distance of ``[examples, classes]`` from the label, summed over classes, mean over examples."""
+    """Returns the Brier score, 0 to 2.
+
+    It is the squared distance of ``[examples, classes]`` from the label, summed over classes, mean over examples.
+    """
     _refuse_none(labels)
     probs = log_probs.double().exp()
     return (probs - F.one_hot(labels, probs.shape[-1])).square().sum(-1).mean().item()
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """Predictive entropy in nats, in double precision: ``[..., classes]`` -> ``[...]``. Of p = 0 it is 0."""
+    """Returns the predictive entropy in nats, in double precision: ``[..., classes]`` -> ``[...]``. Where p = 0, it adds 0."""
     log_probs = _normalized(log_probs)
     return (log_probs.exp() * -log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
 def disagreement(log_probs: Tensor) -> float:
-    """Share of examples, 0 to 1, that two members predict differently: mean over pairs of members.
+    """Returns the share of examples that two members predict differently, 0 to 1: mean over pairs of members.
 
     Args:
         log_probs: ``[members, examples, classes]``.
@@ -74,7 +78,7 @@ def disagreement(log_probs: Tensor) -> float:
 
 
 def pairwise_kl(log_probs: Tensor) -> float:
-    """KL(p_i || p_j) in nats, mean over examples and over ordered pairs of members i != j; infinite where p_j = 0 < p_i.
+    """Returns KL(p_i || p_j) in nats: mean over examples and ordered pairs of members i != j; infinite where p_j = 0 < p_i.
 
     Args:
         log_probs: ``[members, examples, classes]``.
@@ -94,8 +98,11 @@ def pairwise_kl(log_probs: Tensor) -> float:
 
 
 def _normalized(log_probs: Tensor) -> Tensor:
-    """In double precision, with a sum of 1 in it. In single precision the log of a probability near 1 has lost its digits; the
-    small probabilities beside it still have theirs, and give them back."""
+    """Returns log-probabilities in double precision whose probabilities sum to 1.
+
+    In single precision, the log of a probability near 1 has lost its digits. The small probabilities beside it have kept theirs and
+    restore it.
+    """
     return log_probs.double().log_softmax(-1)
 
 
@@ -105,10 +112,10 @@ def _ordered_pairs(members: Tensor) -> int:
 
 def _refuse_none(examples: Tensor) -> None:
     if not len(examples):
-        raise ValueError("there are no examples, and a metric needs at least one.")
+        raise ValueError("there are no examples: a metric needs at least one.")
 
 
 def _refuse_no_pairs(log_probs: Tensor) -> None:
     if len(log_probs) < 2:
-        raise ValueError(f"diversity is that of pairs of members, and there are {len(log_probs)} members: pass at least two.")
+        raise ValueError(f"diversity compares members, and the number of members is {len(log_probs)}: pass at least two.")
     _refuse_none(log_probs[0])

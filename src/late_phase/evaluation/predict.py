@@ -1,4 +1,4 @@
-"""Predict once, measure many: log-probabilities of whatever predicts, in files, and metrics from these."""
+"""Predict once, measure many times: writes each predictor's log-probabilities to files, and computes metrics from them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ EVALUATION_BATCH_SIZE = 500
 
 @torch.no_grad()
 def log_probs(model: nn.Module, images: Images, normalization: Normalization) -> Tensor:
-    """The model's log-probabilities ``[examples, classes]`` in the mode that it is in, without augmentation, float32 on the CPU."""
+    """Returns the model's log-probabilities ``[examples, classes]``, float32 on the CPU.
+
+    The model stays in its mode, and images are not augmented.
+    """
     batches = images.batches(EVALUATION_BATCH_SIZE)
     return torch.cat([model(normalization(batch.pixels)).float().log_softmax(-1).cpu() for batch in batches])
 
 
 def predict(predictor: Predictor, splits: Mapping[str, Images], normalization: Normalization, seed: int = 0) -> dict[str, Tensor]:
-    """Log-probabilities ``[members, examples, classes]`` of each split.
+    """Returns log-probabilities ``[members, examples, classes]`` of each split.
 
     Args:
-        seed: of what is random in the models, such as MC-dropout. A member's randomness depends on this, on its number and on the
-            split, not on what was computed before.
+        seed: seeds the random parts of the models, such as MC-dropout. A member's randomness depends on the seed, on its number and
+            on the split, not on what was computed before.
     """
     predicted: dict[str, list[Tensor]] = {split: [] for split in splits}
     for k, model in enumerate(predictor()):
@@ -51,13 +54,13 @@ def write_predictions(
     seed: int = 0,
     content: str = "",
 ) -> None:
-    """Writes ``<split>.safetensors`` for each split: ``labels`` ``[examples]`` and for each predictor its log-probabilities.
+    """Writes ``<split>.safetensors`` for each split: ``labels`` ``[examples]``, and each predictor's log-probabilities.
 
-    Those are ``[members, examples, classes]``; of the training images, which are many, the labels' only, ``[members, examples]``.
-    A file that is there already is left as it is if it was made of the same content.
+    Log-probabilities are ``[members, examples, classes]``. For the training images, which are many, only those of the labels
+    are written, ``[members, examples]``. A file that was made from the same content stays as it is.
 
     Args:
-        content: stands for all that the predictions depend on besides the images.
+        content: stands for everything besides the images that the predictions depend on.
     """
     contents = {split: content_of(content, predictors, images) for split, images in splits.items()}
     missing = {split: images for split, images in splits.items() if read_content(folder, split) != contents[split]}
@@ -72,12 +75,12 @@ def write_predictions(
 
 
 def content_of(content: str, predictors: Iterable[str], images: Images) -> str:
-    """What a prediction file is made of: ``content``, what predicts, and images."""
+    """Returns a hash of what a prediction file is made from: ``content``, the names of the predictors, and the images."""
     return digest(content, *predictors, images.fingerprint())
 
 
 def read_content(folder: Path, split: str) -> str | None:
-    """What a prediction file says that it was made of; None if there is no whole file."""
+    """Returns the hash of what a prediction file was made from, as the file says, or None if there is no whole file."""
     try:
         with safe_open(folder / f"{split}.safetensors", "pt") as file:
             return (file.metadata() or {}).get("late_phase")
@@ -86,13 +89,16 @@ def read_content(folder: Path, split: str) -> str | None:
 
 
 def read_predictions(folder: Path, split: str, predictors: Iterable[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """The predictors' log-probabilities in a file of :func:`write_predictions`, and the labels."""
+    """Reads the predictors' log-probabilities and the labels from a file of :func:`write_predictions`."""
     tensors = load_file(folder / f"{split}.safetensors")
     return {name: tensors[name] for name in predictors}, tensors["labels"]
 
 
 def read_metrics(folder: Path, splits: Iterable[str], predictors: Collection[str]) -> dict[str, dict[str, float]]:
-    """Metrics of each predictor from the files of :func:`write_predictions`: accuracy, NLL in nats, ECE, and the training loss."""
+    """Returns the metrics of each predictor, from the files of :func:`write_predictions`.
+
+    They are accuracy, NLL in nats and ECE, and for the training images the loss.
+    """
     metrics: dict[str, dict[str, float]] = {}
     for split in splits:
         predictions, labels = read_predictions(folder, split, predictors)

@@ -1,4 +1,4 @@
-"""What predicts: one model, or several in turn. Every method that integrates over models comes down to this."""
+"""Predictors: one model, or several in turn. Every method that integrates over models comes down to a predictor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from late_phase.running_statistics import evaluation_mode
 from late_phase.weights import load
 
 Predictor = Callable[[], Iterator[nn.Module]]
-"""Yields the members of an ensemble in turn, each a model in the mode that it predicts in, to be used before the next is taken."""
+"""Yields the members of an ensemble in turn, each a model in the mode that it predicts in.
+
+Each member must be used before the next is taken.
+"""
 
 
 class Single:
-    """The predictor that is one model, in eval mode."""
+    """The predictor of one model, in eval mode."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -26,17 +29,23 @@ class Single:
 
 
 def is_ensemble(model: nn.Module) -> bool:
-    """Whether a model is an ensemble by itself: it then has ``plain_models()``, which yields its members as plain models."""
+    """Tells whether a model is an ensemble by itself.
+
+    Such a model has ``plain_models()``, which yields its members as plain models.
+    """
     return hasattr(type(model), "plain_models")
 
 
 def predictor_of(model: nn.Module) -> Predictor:
-    """The model's own way to predict: that of its members if it is an ensemble by itself, or else the model itself."""
+    """Returns the predictor of a model: its members if it is an ensemble by itself, or else the model itself."""
     return model.plain_models if is_ensemble(model) else Single(model)
 
 
 def members(model: nn.Module, values: Mapping[str, Tensor]) -> Predictor:
-    """A copy of the model with each member's values in turn: name of a parameter or buffer -> ``[members, ...]``.
+    """Returns the predictor that gives a copy of the model each member's values in turn.
+
+    Args:
+        values: name of a parameter or buffer -> ``[members, ...]``.
 
     Raises:
         KeyError: the model has no such parameter or buffer.

@@ -1,9 +1,9 @@
-"""Bits per character of language models, and text that they make up.
+"""Bits per character of language models, and text that they generate.
 
-A part of a text is predicted from its first byte to its last with carried state: each byte but the first from all before it. It is
-read as several streams side by side, which is fast; the state with which a stream begins is that with which the one before it ends,
-so the numbers don't depend on how many streams there are. Memory doesn't grow with the length of the text, but for a number or two
-for each ``STREAMS * SEGMENT`` bytes.
+A part of a text is predicted from its first byte to its last with carried state: each byte except the first, from all bytes before
+it. It is read as several streams side by side, which is fast. A stream begins with the state in which the previous stream ends, so
+the numbers don't depend on the number of streams. Memory doesn't grow with the length of the text, except for a number or two for
+each ``STREAMS * SEGMENT`` bytes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SEGMENT = 256
 """Positions of each stream that are predicted at a time."""
 
 SHORTEST = 1024
-"""Positions that a stream has at least."""
+"""The fewest positions of a stream."""
 
 TOLERANCE = 1e-7
-"""The relative difference of sums over a segment that is taken for rounding."""
+"""The relative difference between sums over a segment that counts as rounding."""
 
 PROMPT, SAMPLE = 100, 400
-"""Bytes of a text that a sample goes on from, and bytes of the sample."""
+"""Bytes of a text that a sample continues, and bytes of the sample."""
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits per character, that is per byte: of the mean of the members' predictive distributions, and of each member's own."""
+    """Bits per character, that is per byte: of the mean of the members' predictive distributions, and of each member."""
 
     mean: float
     members: tuple[float, ...]
@@ -48,31 +48,31 @@ class Bits:
 def bits_per_character(
     predictor: Predictor, content: Tensor, vocabulary: Vocabulary, device: torch.device, streams: int = STREAMS
 ) -> Bits:
-    """Of the bytes ``content`` ``[n]``, of which n - 1 are predicted.
+    """Returns the bits per character of the bytes ``content`` ``[n]``, of which n - 1 are predicted.
 
-    First all streams begin with zeros. Then each begins anew with the state in which the one before it ended, and is read until
-    that makes no difference to a whole segment's predictions any more: with a model that forgets, not far. With one that doesn't,
-    each pass makes one more stream right. States aren't compared: those of trained models keep for thousands of bytes what never
-    shows in a prediction.
+    In the first pass, all streams begin with zeros. In each further pass, a stream begins with the state in which the stream before
+    it ended. Reading ends as soon as this makes no difference to the predictions of a whole segment, which is soon for a model
+    that forgets. For a model that doesn't forget, each pass makes one more stream right. States aren't compared, because trained
+    models keep details in them for thousands of bytes that never show in a prediction.
 
     Args:
-        predictor: :data:`late_phase.data.segments.RecurrentModel` s, which read forwards only and draw nothing at random.
+        predictor: yields :data:`late_phase.data.segments.RecurrentModel` s, which read forwards only and draw nothing at random.
 
     Raises:
-        ValueError: there are fewer than two bytes, or a byte is none of the vocabulary's.
+        ValueError: there are fewer than two bytes, or a byte is not in the vocabulary.
         TypeError: a model's state isn't a :data:`late_phase.data.segments.HiddenState`.
     """
     n = len(content) - 1
     if n < 1:
-        raise ValueError(f"{n + 1} bytes leave nothing to predict, and there is to be a byte before each prediction.")
+        raise ValueError(f"{n + 1} bytes leave nothing to predict: pass at least two, as each prediction needs a byte before it.")
     streams = max(1, min(streams, n // SHORTEST))
     positions = n // streams
     main = side_by_side(content, streams, positions)
     rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
-    sums: list[Tensor] = []  # of each segment
+    sums: list[Tensor] = []  # one for each segment
 
     def read(states: Sequence[HiddenState | None]) -> list[HiddenState] | None:
-        """The states at the end; None if before it all is as it was in the pass before."""
+        """Returns the states at the end, or None if from some segment on all is as it was in the previous pass."""
         for segment, (inputs, targets) in enumerate(zip(*(part.split(SEGMENT) for part in main), strict=True)):
             now, states = total_log_probs(predictor, inputs, targets, states, vocabulary, device)
             as_before = segment < len(sums) and same(now, sums[segment], states)
@@ -90,13 +90,13 @@ def bits_per_character(
     if len(rest[0]):
         last = [tuple(part[:, -1:].contiguous() for part in state) for state in end]
         sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
-    # 0 - x: of a text of one byte it is 0, where -x would be -0.
+    # With 0 - x, a vocabulary of one byte gives 0, where -x would give -0.
     mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
     return Bits(mean, tuple(members))
 
 
 def same(one: Tensor, other: Tensor, states: Sequence[HiddenState]) -> bool:
-    """Whether two passes give equal sums, but for the rounding that is left in sums of many numbers of the states' type."""
+    """Tells whether two passes give equal sums, up to the rounding in sums of many numbers of the states' type."""
     types = [part.dtype for state in states for part in state if part.is_floating_point()]
     tolerance = max([TOLERANCE, *(torch.finfo(dtype).eps / 100 for dtype in types)])
     return torch.allclose(one, other, atol=0, rtol=tolerance, equal_nan=True)
@@ -110,12 +110,13 @@ def total_log_probs(
     vocabulary: Vocabulary,
     device: torch.device,
 ) -> tuple[Tensor, list[HiddenState]]:
-    """Log-probabilities in nats, summed over positions and streams, float64: of the members' mean, then each member's own. And the
-    members' states at the end.
+    """Returns log-probabilities summed over positions and streams, and the members' states at the end.
+
+    The sums are in nats, float64: first for the mean of the members' distributions, then for each member.
 
     Args:
-        inputs, targets: bytes and those that follow each of them, ``[positions, streams]``.
-        states: each member's at the beginning.
+        inputs, targets: bytes and the bytes that follow each of them, ``[positions, streams]``.
+        states: each member's state at the beginning.
     """
     inputs, targets = vocabulary.encode(inputs).to(device), vocabulary.encode(targets).to(device).flatten()
     own, after = [], []
@@ -132,13 +133,16 @@ def log_probs(logits: Tensor) -> Tensor:
 
 
 def handed_on(state: HiddenState) -> HiddenState:
-    """States at the ends of streams, as those with which the next streams begin; the first one begins with zeros."""
+    """Returns the states at the ends of streams as those with which the next streams begin.
+
+    The first stream begins with zeros.
+    """
     return tuple(torch.cat((torch.zeros_like(part[:, :1]), part[:, :-1]), 1) for part in state)
 
 
 @torch.no_grad()
 def generate(model: RecurrentModel, prompt: Tensor, length: int, random: torch.Generator) -> Tensor:
-    """Symbols ``[length]``, drawn one after the other from the model's predictions, that follow the symbols ``prompt`` ``[n]``."""
+    """Draws symbols ``[length]`` one by one from the model's predictions, to continue the symbols ``prompt`` ``[n]``."""
     symbols, state, drawn = prompt[:, None], None, []
     for _ in range(length):
         logits, state = model(symbols, state)
@@ -149,7 +153,7 @@ def generate(model: RecurrentModel, prompt: Tensor, length: int, random: torch.G
 
 
 def printable(content: bytes) -> str:
-    """A text for the screen: what is no UTF-8, and what a terminal may take for a command, is shown as �."""
+    """Returns a text for the screen. Invalid UTF-8, and what a terminal may take for a command, is shown as �."""
     text = content.decode(errors="replace").replace("\r\n", "\n")
     return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
 
@@ -157,8 +161,10 @@ def printable(content: bytes) -> str:
 def measure(
     predictors: Mapping[str, Predictor], parts: Mapping[str, Tensor], vocabulary: Vocabulary, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Bits per character of each part of a text, by the name of what predicts: ``<part>_bpc``; where that has several members, the
-    mean of their own as well: ``<part>_member_bpc``."""
+    """Returns the bits per character of each part of a text, ``<part>_bpc``, by predictor.
+
+    For a predictor with several members, ``<part>_member_bpc`` is the mean of the members' own.
+    """
     numbers: dict[str, dict[str, float]] = {name: {} for name in predictors}
     for name, part in tqdm([(name, part) for name in predictors for part in parts], "BPC", leave=False, disable=None):
         bits = bits_per_character(predictors[name], parts[part], vocabulary, device)

@@ -1,1 +1,1 @@
-"""Layers, and reparametrizations of plain models, that have late-phase weights of their own."""
+"""Layers for the architectures, and reparametrizations that give a plain model new late-phase weights."""

@@ -1,4 +1,4 @@
-"""BatchEnsemble (Wen et al., 2020): an ensemble within one model, whose members' weights are W ∘ (s_k r_kᵀ)."""
+"""BatchEnsemble (Wen et al., 2020): an ensemble within one model. Member k has the weights W ∘ (s_k r_kᵀ)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from late_phase.layers.fold import refuse_shared
 from late_phase.selection import Rule, Selection
 
 INITS = ("normal", "sign")
-"""Fast weights start out normal with mean 1 and standard deviation 0.5, or as random signs."""
+"""Fast weights start from a normal distribution with mean 1 and standard deviation 0.5, or from random signs."""
 
 
 class EnsembleLayer(nn.Module):
-    """K linear layers or convolutions with a common W: s_k ∘ (W (r_k ∘ x)) + b_k, for inputs ``[K * examples, ...]``, k by k.
+    """K linear layers or convolutions with a shared W, which compute s_k ∘ (W (r_k ∘ x)) + b_k.
+
+    Inputs are ``[K * examples, ...]``: the examples of member 0, then those of member 1, and so on.
 
     Args:
-        layer: the plain layer. It stays, for W; its bias is taken from it, and is where those of the members start.
+        layer: the plain layer, which is kept for its W. Its bias is removed; every member's bias starts from it.
         K: number of members.
         init: one of ``INITS``.
-        generator: source of r ``[K, in]`` and s ``[K, out]``, on any device; the global one of the CPU by default.
+        generator: source of r ``[K, in]`` and s ``[K, out]``, on any device; the global CPU generator by default.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, K: int, init: str, generator: torch.Generator | None) -> None:
@@ -45,24 +47,24 @@ class EnsembleLayer(nn.Module):
         layer.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
-        # By each member's weights rather than by its inputs and outputs, which are larger: more than twice as fast on a CPU.
+        # Scaling the weights rather than the larger inputs and outputs is more than twice as fast on a CPU.
         parts = [self._layer(part, *self._member(k)) for k, part in enumerate(x.chunk(len(self.r)))]
         return torch.cat(parts)
 
     def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if isinstance(self.shared, nn.Conv2d):
-            return self.shared._conv_forward(x, weight, bias)  # which knows paddings of all kinds
+            return self.shared._conv_forward(x, weight, bias)  # handles all padding modes
         return F.linear(x, weight, bias)
 
     def _member(self, k: int) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of member k."""
+        """Returns the weight and bias of member k."""
         matrix = torch.outer(self.s[k], self.r[k])
         weight = self.shared.weight * matrix.reshape(matrix.shape + (1,) * (self.shared.weight.dim() - 2))
         return weight, None if self.bias is None else self.bias[k]
 
     @torch.no_grad()
     def plain(self, k: int) -> nn.Linear | nn.Conv2d:
-        """The plain layer of member k."""
+        """Returns member k's layer as a plain one."""
         layer = copy.deepcopy(self.shared)
         weight, bias = self._member(k)
         layer.weight.copy_(weight)
@@ -71,24 +73,28 @@ class EnsembleLayer(nn.Module):
 
 
 OTHERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, EnsembleLayer)
-"""Refused, subclasses included, but for plain ``nn.Linear`` and ``nn.Conv2d``: members would share them without fast weights."""
+"""Layers that are refused, with their subclasses, because members would share them without fast weights.
+
+Plain ``nn.Linear`` and ``nn.Conv2d`` without groups are exceptions.
+"""
 
 
 class BatchEnsemble(nn.Module):
     """Puts an ensemble into a plain model: minibatch ``[examples, ...]`` -> logits ``[K * examples, classes]``, member by member.
 
-    Each ``nn.Linear`` and ``nn.Conv2d`` is replaced, in place, by an :class:`EnsembleLayer`. The minibatch is repeated K times; all
-    other layers, such as BatchNorm and dropout, see all of it.
+    Each ``nn.Linear`` and ``nn.Conv2d`` is replaced, in place, by an :class:`EnsembleLayer`. The minibatch is repeated K times. All
+    other layers, such as BatchNorm and dropout, see the K copies together.
 
     Args:
-        model: any module that keeps examples apart in the first dimension.
+        model: any module whose first dimension is the examples.
         K: number of members.
-        init: how fast weights r and s start: ``normal``, with mean 1 and standard deviation 0.5, or ``sign``, ±1.
-        generator: source of r and s, on any device; the global one of the CPU by default.
+        init: start of the fast weights r and s: ``normal`` (mean 1, standard deviation 0.5) or ``sign`` (±1).
+        generator: source of r and s, on any device; the global CPU generator by default.
 
     Raises:
-        ValueError: K < 1, another ``init``, no layer to replace, a weight that layers share, or another layer with a weight matrix
-            (convolutions with groups or of other dimensions, recurrent layers, subclasses, those of a BatchEnsemble).
+        ValueError: K < 1, ``init`` is unknown, the model has no layer to replace, or layers share a weight. Or there is another
+            layer with a weight matrix: a convolution with groups or of another dimension, a recurrent layer, a subclass, or a
+            layer that is in a BatchEnsemble already.
     """
 
     def __init__(self, model: nn.Module, K: int, init: str = "normal", generator: torch.Generator | None = None) -> None:
@@ -103,7 +109,7 @@ class BatchEnsemble(nn.Module):
             elif isinstance(module, OTHERS):
                 groups = f" with groups={module.groups}" if getattr(module, "groups", 1) > 1 else ""
                 raise ValueError(
-                    f"layer {name or 'model'} is of type {type(module).__name__}{groups}, which fast weights are not defined for: "
+                    f"layer {name or 'model'} is of type {type(module).__name__}{groups}, for which fast weights are not defined: "
                     "use nn.Linear and nn.Conv2d without groups."
                 )
         if not layers:
@@ -113,7 +119,7 @@ class BatchEnsemble(nn.Module):
         self.model = model
         replacements = {layer: EnsembleLayer(layer, K, init, generator) for layer in layers}
         for parent in list(self.modules()):
-            for name, child in parent._modules.items():  # unlike named_children(), with each name of a child
+            for name, child in parent._modules.items():  # named_children() would give only one name of each child
                 if child in replacements:
                     setattr(parent, name, replacements[child])
 
@@ -121,7 +127,7 @@ class BatchEnsemble(nn.Module):
         return self.model(torch.cat([x] * self.K))
 
     def plain(self, k: int) -> nn.Module:
-        """Member k: a plain copy of the model, with W ∘ (s_k r_kᵀ) and b_k.
+        """Returns member k: a plain copy of the model, with W ∘ (s_k r_kᵀ) and b_k.
 
         Raises:
             IndexError: there is no member k.
@@ -132,13 +138,13 @@ class BatchEnsemble(nn.Module):
         return copy.deepcopy(self.model, plain)
 
     def plain_models(self) -> Iterator[nn.Module]:
-        """All members in turn, as plain models in eval mode."""
+        """Yields the members one after another, as plain models in eval mode."""
         for k in range(self.K):
             yield self.plain(k).eval()
 
 
 def fast_weights() -> Selection:
-    """r and s of all layers of a :class:`BatchEnsemble`."""
+    """Selects r and s of all layers of a :class:`BatchEnsemble`."""
 
     def pick(model: nn.Module) -> list[str]:
         layers = [name for name, module in model.named_modules() if isinstance(module, EnsembleLayer)]

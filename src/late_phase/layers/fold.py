@@ -1,4 +1,4 @@
-"""From reparametrized models back to plain ones."""
+"""Turns reparametrized models back into plain ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Makes plain parameters of all parametrized ones, in place: each keeps its present value; the model is returned.
+    """Turns all parametrized weights into plain parameters with their current values, in place, and returns the model.
 
-    Classes, and the names and the order of the parameters, become those of the plain model, whose ``load_state_dict`` takes the
-    result. A model without parametrizations stays as it is. Other copies of the model, parametrized, are left as they are.
+    The model gets the classes, names and parameter order of the plain model, so the plain model can load its ``state_dict``. A
+    model without parametrizations stays as it is. Other copies of the model keep their parametrizations.
     """
     for module in list(model.modules()):
         if is_parametrized(module):
@@ -25,10 +25,10 @@ def _fold_layer(layer: nn.Module) -> None:
         with torch.no_grad():
             value = getattr(layer, name)
         values[name] = nn.Parameter(value, any(parameter.requires_grad for parameter in parametrization.parameters()))
-    # Not by torch's remove_parametrizations: it takes the tensor's property from a class that deep copies have in common.
+    # torch's remove_parametrizations would delete the tensor's property from a class that all deep copies share.
     layer.__class__ = type_before_parametrizations(layer)
     del layer.parametrizations
-    # Parametrized tensors have left their places. In torch's layers weights come first, and recurrent layers know their order.
+    # Restores the order of the parameters. torch's layers have weights first, and recurrent layers store their order.
     order = dict.fromkeys([*getattr(layer, "_flat_weights_names", ()), *values, *layer._parameters])
     parameters = values | layer._parameters
     layer._parameters = {name: parameters[name] for name in order}
@@ -37,13 +37,13 @@ def _fold_layer(layer: nn.Module) -> None:
 
 
 def refuse_shared(model: nn.Module, weights: list[tuple[nn.Module, str]]) -> None:
-    """Refuses weights that layers share: after folding, each layer would have its own, and the plain model has one for all.
+    """Refuses shared weights. After folding, each layer would have its own, whereas the plain model has one for all of them.
 
     Args:
-        weights: layers, and names of their weights.
+        weights: pairs of a layer and the name of its weight.
 
     Raises:
-        ValueError: another layer has one of these weights, too.
+        ValueError: one of these weights belongs to several layers.
     """
     owners: dict[int, list[str]] = {}
     for prefix, module in model.named_modules():
@@ -52,4 +52,4 @@ def refuse_shared(model: nn.Module, weights: list[tuple[nn.Module, str]]) -> Non
     for layer, name in weights:
         names = owners.get(id(getattr(layer, name)), [])
         if len(names) > 1:
-            raise ValueError(f"{' and '.join(names)} are one parameter: build the model with a weight for each layer.")
+            raise ValueError(f"{' and '.join(names)} are one parameter: build the model with a separate weight for each layer.")

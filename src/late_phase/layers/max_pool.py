@@ -1,4 +1,4 @@
-"""Max pooling of 2 x 2 windows that uses a CPU's vector instructions; torch's own does so for ``channels_last`` only."""
+"""Max pooling of 2 x 2 windows with a CPU's vector instructions, which torch's own layer uses for ``channels_last`` only."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """``[..., 2 height, 2 width]`` -> ``[..., height, width]``: torch's layer, to the same bytes where gradients are finite, about
-    twice as fast on a CPU.
+    """Max pooling ``[..., 2 height, 2 width]`` -> ``[..., height, width]``, about twice as fast as torch's layer on a CPU.
 
-    Where its own way doesn't apply – another device or memory format, an odd size, a compiler – it is torch's.
+    Results equal torch's to the byte if the gradients are finite. On another device, in another memory format, for an odd size or
+    under a compiler, this is torch's layer.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 class _MaxPool2x2(torch.autograd.Function):
-    """The larger of two columns, then of two rows: of equal values the first, row by row, gets the gradient, as torch has it."""
+    """Takes the larger of two columns, then of two rows. The first of equal values, row by row, gets the gradient, as in torch."""
 
     generate_vmap_rule = True
 

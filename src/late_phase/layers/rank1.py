@@ -1,4 +1,4 @@
-"""Late-phase rank-1 matrix weights (Section 2.2): a plain model's weight matrices are multiplied by rank-1 matrices."""
+"""Late-phase rank-1 matrix weights (Section 2.2), which multiply a plain model's weight matrices."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from late_phase.selection import Selection, by_type
 
 
 class Rank1(nn.Module):
-    """W = (u vᵀ) ∘ θ, for θ ``[out, in, ...]``, u ``[out]`` and v ``[in]``; the same for all positions of a convolution's kernel.
+    """Computes W = (u vᵀ) ∘ θ, for θ ``[out, in, ...]``, u ``[out]`` and v ``[in]``.
+
+    All positions of a convolution's kernel have the same factor.
 
     Args:
-        weight: θ, for its shape, data type and device.
-        spread: u and v are uniform in 1 ± ``spread``.
-        generator: source of u and v, on any device; the global one of the CPU by default.
+        weight: θ, which gives shape, data type and device.
+        spread: u and v are drawn uniformly from 1 ± ``spread``.
+        generator: source of u and v, on any device; the global CPU generator by default.
     """
 
     def __init__(self, weight: Tensor, spread: float = 0.0, generator: torch.Generator | None = None) -> None:
@@ -39,18 +41,19 @@ class Rank1(nn.Module):
 
 
 def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Generator | None = None, matrices: str = "*") -> None:
-    """Multiplies weights of a plain model by rank-1 matrices, in place; :func:`late_phase.layers.fold.fold` takes it back.
+    """Multiplies weights of a plain model by rank-1 matrices, in place.
 
-    These are the ``weight`` of linear and convolutional layers, and the recurrent matrices ``weight_hh_l...`` of ``nn.LSTM``,
-    ``nn.GRU`` and ``nn.RNN``. With ``spread=0`` the model computes what it did. Build the optimizer after this.
+    The weights are the ``weight`` of linear and convolutional layers, and the recurrent matrices ``weight_hh_l...`` of ``nn.LSTM``,
+    ``nn.GRU`` and ``nn.RNN``. With ``spread=0`` the model's outputs stay the same. :func:`late_phase.layers.fold.fold` turns the
+    model back into a plain one. Build the optimizer after this.
 
     Args:
-        spread: u and v are uniform in 1 ± ``spread``; the paper has 0.01.
-        generator: source of u and v, on any device; the global one of the CPU by default.
-        matrices: only those named like this; ``*`` and ``?`` as in a shell.
+        spread: u and v are drawn uniformly from 1 ± ``spread``. The paper uses 0.01.
+        generator: source of u and v, on any device; the global CPU generator by default.
+        matrices: only weights whose names match this pattern; ``*`` and ``?`` work as in a shell.
 
     Raises:
-        ValueError: ``spread`` < 0, no such layer, a weight that layers share, or a model that has rank-1 weights already.
+        ValueError: ``spread`` < 0, no weight matches, layers share a weight, or the model has rank-1 weights already.
     """
     if not 0 <= spread < float("inf"):
         raise ValueError(f"spread={spread} is not a spread around 1: choose a number of at least 0, such as 0.01.")
@@ -71,7 +74,7 @@ def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Ge
 
 
 def rank1() -> Selection:
-    """u and v of all rank-1 matrices (Section 2.2, late-phase rank-1 matrix weights)."""
+    """Selects u and v of all rank-1 matrices (Section 2.2, late-phase rank-1 matrix weights)."""
     (rule,) = by_type(Rank1).rules
     return Selection(rule._replace(spelling="rank1()"))
 
@@ -84,10 +87,10 @@ def _weights(layer: nn.Module) -> Iterator[str]:
 
 
 def _make_copyable(layer: nn.RNNBase) -> None:
-    """Lets ``copy.deepcopy`` pass over the weights of the last pass, which torch's recurrent layers hold on to.
+    """Makes ``copy.deepcopy`` skip the weights of the last forward pass, which torch's recurrent layers keep.
 
-    They are part of that pass' graph, and such tensors can't be copied; the next pass makes new ones. The class is the layer's
-    own: torch has made it for the parametrization.
+    Those weights are part of the pass's graph, so they can't be copied. The next pass makes new ones. Changing the class affects
+    this layer only, because torch has made the class for its parametrization.
     """
     as_torch_does = type(layer).__deepcopy__
 
@@ -99,5 +102,5 @@ def _make_copyable(layer: nn.RNNBase) -> None:
 
 
 def _multiply_once(layer: nn.RNNBase) -> None:
-    """Lets a pass make each product once: torch's recurrent layers look at each weight several times before they use it."""
+    """Makes a forward pass compute each product once, although torch's recurrent layers read each weight several times."""
     type(layer).forward = cached()(type(layer).forward)

@@ -1,7 +1,7 @@
-"""Methods: what a run does beyond plain training. A module each, which holds all that is special about it.
+"""Methods: what a run does beyond plain training. Each method has a module, which holds all of its code.
 
-Every module of this folder is imported here, and registers its choices. So nothing else knows a method by its name. No module
-imports torch at its beginning, because a command line is checked without it: functions that need torch import it.
+This file imports every module of the folder, and each module registers its choices. No other code knows a method by name. Modules
+don't import torch at the top, because a command line is checked without it. Functions that need torch import it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 GROUPS = ("late_phase", "ensemble", "averaging")
-"""Groups of the config whose choices are methods. Their order is that of what predicts, in results and tables."""
+"""Config groups whose choices are methods. Results and tables list predictors in this order."""
 
 
 def build(config: TrainConfig) -> dict[str, Method]:
-    """All methods of a run: the choice of each group by the group's name, and those that come with other keys."""
+    """Returns all methods of a run by name: each group's choice under the group's name, and the methods in ``ALWAYS``."""
     chosen = {group: CHOICES[group][getattr(config, group).name].build(config) for group in GROUPS}
     return chosen | {name: method(config) for name, method in ALWAYS.items()}
 
 
 def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[str, Predictor]:
-    """All that predicts with a plain model of any origin, by the name that its metrics have."""
+    """Returns the predictors of a plain model of any origin, by the name under which their metrics are stored."""
     from late_phase.evaluation.predictors import predictor_of
 
     found = {"single": predictor_of(model)}
@@ -50,11 +50,11 @@ def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[st
 def predictors_in(
     folder: Path, build: Callable[[], nn.Module], device: torch.device, methods: Collection[Method]
 ) -> dict[str, Predictor]:
-    """All that predicts with the weights in a run's directory, by the name that its metrics have.
+    """Returns the predictors of the weights in a run's directory, by the name under which their metrics are stored.
 
     Args:
-        build: makes the plain architecture, for the weights to be loaded into.
-        methods: those of the run.
+        build: makes the plain architecture into which the weights are loaded.
+        methods: the run's methods.
 
     Raises:
         RuntimeError: the weights don't fit the architecture.

@@ -1,4 +1,4 @@
-"""BatchEnsemble (Wen et al., 2020): K members from the beginning, within one model, see ``late_phase.layers.batch_ensemble``."""
+"""BatchEnsemble (Wen et al., 2020): K members within one model from the beginning, see ``late_phase.layers.batch_ensemble``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BatchEnsembleConfig(Chosen):
 
 
 class BatchEnsembleMethod(Method):
-    """``ensemble``: the K members of the model, each as a plain one."""
+    """BatchEnsemble. Its predictor is ``ensemble``, the K members as plain models."""
 
     def multiples(self) -> dict[str, int]:
         return {"ensemble.K": self.config.ensemble.K}
@@ -60,10 +60,10 @@ class BatchEnsembleMethod(Method):
 
 
 def check_fast_weights(config: TrainConfig, model: nn.Module) -> None:
-    """Refuses an ensemble within the plain ``model`` whose fast weights and biases don't fit into the memory.
+    """Refuses an ensemble within the plain ``model`` if its fast weights and biases don't fit into the memory.
 
     Raises:
-        UserError: they don't.
+        UserError: they don't fit.
     """
     from torch import nn
 

@@ -1,6 +1,6 @@
 """Deep ensembles (Lakshminarayanan et al., 2017): finished runs of one config that differ in their seeds.
 
-Nothing is to be trained for one: ``scripts/evaluate.py run=FOLDER seeds=[0,1,2]`` evaluates runs together.
+They need no training of their own: ``scripts/evaluate.py run=FOLDER seeds=[0,1,2]`` evaluates finished runs together.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from late_phase.evaluation.predictors import Predictor
 
 OWN_OF_EACH = ("seed", "architecture.weights")
-"""Keys in which the runs may differ: each seed may begin from weights of its own."""
+"""Keys in which the runs may differ. Each seed may start from its own weights."""
 
 
 def find_seeds(path: Path, seeds: Sequence[int] | None) -> list[int] | None:
-    """The seeds of the runs in ``path/seed=<n>``, all that there are or those that are asked for; None where ``path`` is a run.
+    """Returns the sorted seeds of runs in ``path/seed=<n>``: the given ones, or all by default. Returns None if ``path`` is a run.
 
     Raises:
-        UserError: one that is asked for isn't there.
+        UserError: a given seed has no run.
     """
     found = sorted(int(folder.name[5:]) for folder in path.glob("seed=*") if folder.name[5:].isdigit())
     if seeds is None and not found:
@@ -34,16 +34,16 @@ def find_seeds(path: Path, seeds: Sequence[int] | None) -> list[int] | None:
     seeds = sorted(set(found if seeds is None else seeds))
     if not seeds or not set(seeds) <= set(found):
         raise UserError(
-            f"run={path} has directories seed=<n> for n in {found}, not in {seeds}: choose the folder above them, or others."
+            f"run={path} has directories seed=<n> for n in {found}, not in {seeds}: choose the folder above them, or other seeds."
         )
     return seeds
 
 
 def refuse_others(path: Path, first: TrainConfig, other: TrainConfig) -> None:
-    """Refuses a run in ``path`` that was not trained as the first one was.
+    """Refuses a run in ``path`` whose config differs from the first run's.
 
     Raises:
-        UserError: it wasn't.
+        UserError: the configs differ in more than ``OWN_OF_EACH``.
     """
     changes = differences(identity(first), identity(other))
     if changes := [line for line in changes if line.partition(":")[0] not in OWN_OF_EACH]:
@@ -51,12 +51,12 @@ def refuse_others(path: Path, first: TrainConfig, other: TrainConfig) -> None:
 
 
 def folder(path: Path, seeds: Sequence[int]) -> Path:
-    """Where what is found out about the runs of these seeds goes."""
+    """Returns the folder for evaluations of these seeds' runs together."""
     return path / f"seeds={','.join(map(str, seeds))}"
 
 
 def several(predictors: Sequence[Predictor]) -> Predictor:
-    """The members of several predictors, of one after the other; one alone is itself, such as a single model."""
+    """Returns a predictor with the members of all ``predictors``, one after another. A lone predictor is returned as it is."""
 
     def models() -> Iterator[nn.Module]:
         for predictor in predictors:
@@ -66,5 +66,5 @@ def several(predictors: Sequence[Predictor]) -> Predictor:
 
 
 def together(runs: Sequence[Mapping[str, Predictor]]) -> dict[str, Predictor]:
-    """Each predictor that all of the runs have, with its members in all of them: for ``single`` the runs' single models."""
+    """Returns each predictor that all runs have, with its members from all runs; ``single`` then has the runs' single models."""
     return {name: several([run[name] for run in runs]) for name in runs[0] if all(name in run for run in runs)}

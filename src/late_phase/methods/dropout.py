@@ -1,7 +1,7 @@
-"""MC-dropout (Gal & Ghahramani, 2016): models with dropout at work, where an architecture has some.
+"""MC-dropout (Gal & Ghahramani, 2016): predicts with active dropout, for architectures that have dropout.
 
-The keys are the architecture's own: ``architecture.dropout``, its probability, and ``architecture.mc_samples``. An architecture
-without the latter, such as one for texts, predicts with all of its units only.
+The keys belong to the architecture: ``architecture.dropout`` is the probability, ``architecture.mc_samples`` the number of samples.
+An architecture without ``mc_samples``, such as one for texts, has no MC-dropout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MCDropout(Method):
-    """``mc_dropout``: the model ``architecture.mc_samples`` times, each time with other units left out."""
+    """MC-dropout. Its predictor ``mc_dropout`` runs the model ``architecture.mc_samples`` times, each with other units dropped."""
 
     @staticmethod
     def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[str, Predictor]:
@@ -41,9 +41,9 @@ def dropout_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def mc_dropout(model: nn.Module, samples: int) -> Predictor:
-    """The model ``samples`` times with dropout at work, the rest in eval mode.
+    """Returns a predictor that is the model ``samples`` times, with active dropout and everything else in eval mode.
 
-    Each use of the model draws new masks from torch's global generator, for each example its own.
+    Each call of the model draws a new mask for each example, from torch's global generator.
     """
     from late_phase.running_statistics import evaluation_mode
 

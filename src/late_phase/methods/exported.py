@@ -1,4 +1,4 @@
-"""Weights in the files of a folder."""
+"""Writes a run's weights to files in a folder, and describes weights that were read from them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class WeightFiles:
-    """The files: the plain model, and where it has members, their weights.
+    """The weight files in a folder: the plain model and, if there are members, their weights.
 
     Attributes:
         model: the plain model, which loads into the plain architecture.
-        members: name -> ``[K, ...]`` for all that the members have each for itself, running statistics included.
-        base: the model as it was parametrized in training, where members' names are such as the plain model doesn't have.
+        members: the members' late-phase weights and running statistics, name -> ``[K, ...]``.
+        base: the model as parametrized in training. It exists only if members have weights that the plain model lacks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,8 +35,9 @@ class WeightFiles:
         """Writes the files that are needed, and removes the others.
 
         Args:
-            model: as it was parametrized in training; it is left as it is.
-            encoding: metadata of the model's file.
+            model: the model as parametrized in training. It stays as it is.
+            members: name -> ``[K, ...]``; empty without members.
+            encoding: metadata for the model's file.
         """
         import copy
 
@@ -56,15 +57,15 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were read.
+    """Weights that were read from a folder.
 
     Attributes:
-        files: where they are.
-        model: the plain model, on its device.
-        build: makes another plain model, with weights of any values, on the CPU.
-        device: the model's.
-        members: whether there are members' weights, if the run's model has members.
-        predictors: all that predicts with them, by the name that its metrics have.
+        files: the weight files.
+        model: the plain model, on ``device``.
+        build: makes another plain model on the CPU, with arbitrary weights.
+        device: the model's device.
+        members: whether the folder has members' weights if the run has members.
+        predictors: the weights' predictors, by the name under which their metrics are stored.
     """
 
     files: WeightFiles

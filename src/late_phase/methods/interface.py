@@ -1,4 +1,4 @@
-"""What a method can do to a run. The loop, the builder, the export and the evaluation know methods by this only."""
+"""The interface of methods: all that a method can do in a run. Training, export and evaluation use methods only through it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What methods see of a run.
+    """The parts of a run that methods can use.
 
     Attributes:
-        late: the model and its optimizer; the live model is the member at work.
-        spare_batches: starts a pass over minibatches of an epoch that training doesn't reach, to estimate running statistics with.
-        autocast: makes the context of forward passes.
+        late: the model and its optimizer. The live model is the current member.
+        spare_batches: starts a pass over minibatches of an epoch that training doesn't reach, for estimating running statistics.
+        autocast: makes the context manager for forward passes.
     """
 
     late: LatePhase
@@ -36,14 +36,14 @@ class Trained:
 
 
 class Method:
-    """A method of a run, in the order in which its parts are called. This one is none at all: methods override what they do.
+    """A method of a run. Its functions are listed in the order of their calls. This class does nothing; methods override functions.
 
     Args:
-        config: the run's, checked.
+        config: the run's config, already checked.
     """
 
     all: ClassVar[list[type[Method]]] = []
-    """The methods that there are, those of plug-ins too: the classes that are derived from this one."""
+    """All subclasses, which are all methods, those of plug-ins included."""
 
     def __init_subclass__(cls) -> None:
         Method.all.append(cls)
@@ -54,61 +54,64 @@ class Method:
     # Before training.
 
     def multiples(self) -> dict[str, int]:
-        """Key of the config -> its value, of all by whose values the activations of a minibatch are multiplied."""
+        """Returns config key -> value for all keys whose value multiplies the activations of a minibatch."""
         return {}
 
     def parametrize(self, model: nn.Module) -> None:
-        """Gives weights of the plain model, in place, another parametrization, which the export folds away.
+        """Gives weights of the plain model another parametrization, in place. The export folds it back.
 
         Raises:
-            ValueError: that can't be done with the model.
+            ValueError: the method can't be used with the model.
         """
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model in another one, which is exported and evaluated as well.
+        """Returns the model, possibly wrapped in another one, which is then trained, exported and evaluated.
 
         Raises:
-            ValueError: that can't be done with the model.
+            ValueError: the method can't be used with the model.
             UserError: the memory is too small.
         """
         return model
 
     def parameter_options(self) -> list[tuple[Selection, dict[str, float]]]:
-        """Parameters, and the optimizer's options that these have instead of the run's."""
+        """Returns selections of parameters, each with the optimizer options that replace the run's for them."""
         return []
 
     def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimizer in another one.
+        """Returns the optimizer, possibly wrapped in another one.
 
         Raises:
-            ValueError: that can't be done with the model.
+            ValueError: the method can't be used with the model.
         """
         return optimizer
 
     def check(self, late: LatePhase, minibatches: int) -> None:
-        """Refuses what can't be trained, ``minibatches`` being those of an epoch.
+        """Refuses a run that can't be trained.
+
+        Args:
+            minibatches: number of minibatches in an epoch.
 
         Raises:
-            UserError: naming the key, the value and the cure.
+            UserError: the message names the key, the value and the cure.
         """
 
     # In training.
 
     def before_epoch(self, trained: Trained, epoch: int) -> None:
-        """Before the first minibatch of ``epoch``, counted from 0; when a run goes on within an epoch, once more."""
+        """Runs before the first minibatch of ``epoch``, counted from 0. It runs again if the run resumes within that epoch."""
 
     def after_epoch(self, trained: Trained, epoch: int) -> None:
-        """After the last minibatch of ``epoch``, counted from 0."""
+        """Runs after the last minibatch of ``epoch``, counted from 0."""
 
     def measured(self, trained: Trained, epoch: int) -> Mapping[str, nn.Module | None]:
-        """Models to be measured after so many epochs, counted from 1, by the prefix of their columns in ``history.csv``.
+        """Returns the models to measure after ``epoch``, counted from 1: prefix of columns in ``history.csv`` -> model.
 
-        The prefixes are the same after each epoch; where there is nothing to be measured, there is None.
+        The prefixes must be the same after each epoch. None stands for a model that is not measured now.
         """
         return {}
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a checkpoint has to hold for the method; None for nothing."""
+        """Returns what a checkpoint must hold for the method, or None for nothing."""
         return None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], device: torch.device) -> None:
@@ -117,33 +120,34 @@ class Method:
     # Afterwards.
 
     def export(self, trained: Trained, folder: Path, encoding: str) -> None:
-        """Writes weights, as ``WeightFiles``, into a folder of the method's own in the run's directory.
+        """Writes weights, as ``WeightFiles``, to the method's own folder in the run's directory.
 
         Args:
-            encoding: the metadata that goes with each model: how raw data becomes its inputs.
+            folder: the run's directory.
+            encoding: metadata for each model's file: how raw data becomes the model's inputs.
         """
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
-        """Where :meth:`export` writes, if it writes all that it may."""
+        """Returns all paths to which :meth:`export` may write."""
         return []
 
     @staticmethod
     def predictors_of(model: nn.Module, architecture: ArchitectureConfig) -> dict[str, Predictor]:
-        """What predicts with any plain model of the architecture, by the name that its metrics have."""
+        """Returns the method's predictors for any plain model of the architecture, by the name under which metrics are stored."""
         return {}
 
     def predictors_with(self, weights: Weights) -> dict[str, Predictor]:
-        """What predicts with the files of weights in a folder, besides."""
+        """Returns the method's further predictors for the weight files in a folder, such as the members' ensemble."""
         return {}
 
     def predictors(self, folder: Path, read: Callable[..., Weights]) -> dict[str, Predictor]:
-        """What predicts with files of the method's own in a run's directory.
+        """Returns the predictors for the method's own files in a run's directory.
 
         Args:
-            read: reads weights from a folder as the run's own are read, ``read(folder)``; where only those of a single model were
-                written, ``read(folder, members=False)``. Their predictors are then ``single``, or ``ensemble`` where another method
-                made the model an ensemble by itself; an averaging refuses that by its ``of_an_ensemble``.
+            read: ``read(folder)`` reads weights from a folder in the same way as the run's own. If the folder has a plain model and
+                no members, call ``read(folder, members=False)``. The predictor is then called ``single``, or ``ensemble`` if
+                another method has made the model an ensemble. An averaging can refuse such a model by ``of_an_ensemble``.
 
         Raises:
             OSError, safetensors.SafetensorError: a file is missing or damaged.
@@ -152,9 +156,9 @@ class Method:
 
 
 ALWAYS: dict[str, type[Method]] = {}
-"""Methods that every run has: they have no group of the config, but come with keys of others."""
+"""Methods that every run has. They have no config group; their keys are in other groups."""
 
 
 def due(epoch: int, every: int) -> bool:
-    """Whether something done ``every`` so many epochs, or never if 0, is to be done after ``epoch`` epochs."""
+    """Returns whether an action is due after ``epoch`` epochs. It is due once every ``every`` epochs, or never if that is 0."""
     return every > 0 and epoch % every == 0

@@ -1,6 +1,6 @@
-"""Late-phase weights: which of a model's weights they are, and what a run with them does, leaves and predicts with.
+"""Late-phase learning in a run: the choices of late-phase weights, their training, export and predictors.
 
-The method itself is :class:`late_phase.LatePhase`. Plain training is a case of it, without late-phase weights and with one member.
+The method itself is :class:`late_phase.LatePhase`. Plain training is a special case with one member and no late-phase weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class LatePhaseConfig(Chosen):
     """
     Attributes:
-        has_weights: whether there are late-phase weights, to which ``head`` may add the last layer.
+        has_weights: whether this choice has late-phase weights. If so, ``head`` can add the last layer to them.
     """
 
     has_weights: ClassVar[bool] = True
@@ -57,16 +57,16 @@ class LatePhaseConfig(Chosen):
         one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)
         if self.head and not self.has_weights:
             raise UserError(
-                f"late_phase.head=True is a late-phase weight, and late_phase={self.name} has none: choose late_phase=head."
+                f"late_phase.head=True adds a late-phase weight, but late_phase={self.name} has none: choose late_phase=head."
             )
         self.check_T0(config)
 
     def reached(self, epochs: int) -> int | None:
-        """T0, in epochs; None if the late phase doesn't come within so many."""
+        """Returns T0 in epochs, or None if the late phase doesn't begin within ``epochs``."""
         return None if self.T0 is None or epochs <= self.T0 else self.T0
 
     def check_T0(self, config: TrainConfig) -> None:
-        """Raises ``UserError`` if the late phase never begins, or after the end."""
+        """Raises ``UserError`` if T0 is not set, or is after the end of training."""
         if self.T0 is None:
             raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
         if config.epochs < self.T0:
@@ -124,7 +124,7 @@ class HypernetworkConfig(LatePhaseConfig):
     def check(self, config: TrainConfig) -> None:
         super().check(config)
         if config.architecture.weights is not None:
-            raise UserError("late_phase=hypernetwork generates all convolutions anew: leave out architecture.weights.")
+            raise UserError("late_phase=hypernetwork generates new weights for all convolutions: leave out architecture.weights.")
 
 
 @dataclass
@@ -139,13 +139,13 @@ class Rank1Config(LatePhaseConfig):
 
 
 class LatePhaseModel(Method):
-    """``single``, the average of the members (Eq. 1), and their ``ensemble``.
+    """Late-phase learning. Its predictors are ``single``, the average of the members (Eq. 1), and ``ensemble``, the members.
 
     Args:
-        select: makes the selection of the late-phase weights; ``late_phase.head`` adds the last layer.
-        prepare: puts them into a plain model, as parametrizations of its weights; called with the choice's own keys, and with
-            ``generator``.
-        optimizer_options: the optimizer's options for them.
+        select: makes the selection of the late-phase weights. ``late_phase.head`` adds the last layer to it.
+        prepare: adds the late-phase weights to a plain model, as parametrizations of its weights. It is called with the choice's
+            own keys and with ``generator``.
+        optimizer_options: the optimizer's options for the late-phase weights.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class LatePhaseModel(Method):
         self._select, self._prepare, self._options = select, prepare, dict(optimizer_options or {})
 
     def select(self) -> Selection:
-        """All late-phase weights but the last layer that ``late_phase.head`` adds."""
+        """Returns the selection of the late-phase weights, without the last layer that ``late_phase.head`` adds."""
         from late_phase.selection import nothing
 
         return nothing() if self._select is None else self._select()
@@ -186,7 +186,7 @@ class LatePhaseModel(Method):
         return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options)
 
     def check(self, late: LatePhase, minibatches: int) -> None:
-        """There is at least one iteration after T0, and the memory is large enough for the members."""
+        """Checks that there is at least one iteration after T0, and that the memory is large enough for the members."""
         from late_phase.running_statistics import running_statistics
 
         settings = self.config.late_phase
@@ -217,7 +217,7 @@ class LatePhaseModel(Method):
         return {"": self.single_model(trained) if wanted else None}
 
     def single_model(self, trained: Trained) -> nn.Module:
-        """The averaged model (Eq. 1), as it is parametrized in training."""
+        """Returns the single model (Eq. 1), parametrized as in training."""
         choice = self.config.late_phase.running_statistics
         with trained.autocast():
             return trained.late.average(choice, trained.spare_batches() if choice == "recompute" else None)
@@ -249,7 +249,7 @@ class LatePhaseModel(Method):
 
 
 def member_weights(late: LatePhase) -> dict[str, Tensor]:
-    """Φ, and all running statistics, those that the members share included: name -> ``[K, ...]``; empty without members."""
+    """Returns Φ and all running statistics, shared ones included: name -> ``[K, ...]``. Empty if there are no members."""
     import torch
 
     from late_phase.running_statistics import running_statistics
@@ -262,7 +262,7 @@ def member_weights(late: LatePhase) -> dict[str, Tensor]:
 
 
 class SelectedWeights(LatePhaseModel):
-    """Late-phase weights by their names and types: ``late_phase.select``."""
+    """Late-phase weights that ``late_phase.select`` names, by the names of parameters or the classes of modules."""
 
     def select(self) -> Selection:
         from late_phase.selection import Selection
@@ -271,7 +271,11 @@ class SelectedWeights(LatePhaseModel):
 
 
 def register_weights(name: str, config: type[LatePhaseConfig], select: str | None = None, **parts: Any) -> None:
-    """Makes ``late_phase=NAME`` a choice; ``select`` and other arguments of :class:`LatePhaseModel`, functions by their names."""
+    """Registers ``late_phase=NAME``.
+
+    Args:
+        select, parts: arguments of :class:`LatePhaseModel`. A function is given by its full name and imported when it is used.
+    """
     lazy = {key: Lazy(value) if isinstance(value, str) else value for key, value in {"select": select, **parts}.items()}
     register("late_phase", name, config, partial(LatePhaseModel, **lazy))
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class AveragingConfig(Chosen):
-    """All averagings have ``start``, which ``+debug=smoke`` sets.
+    """The config of an averaging. All averagings have ``start``, because ``+debug=smoke`` sets it.
 
     Attributes:
-        of_an_ensemble: whether it may average a model that is an ensemble by itself.
+        of_an_ensemble: whether the averaging accepts a model that is itself an ensemble.
     """
 
     of_an_ensemble: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class SWAConfig(AveragingConfig):
     def check(self, config: TrainConfig) -> None:
         at_least("averaging.start", self.start, 0)
         if self.start is None:
-            raise UserError("averaging.start is not set: choose the number of epochs before the first that counts.")
+            raise UserError("averaging.start is not set: choose the number of epochs before the first that is averaged.")
         if self.start >= config.epochs:
             raise UserError(
                 f"averaging.start={self.start} leaves none of {config.epochs} epochs to average: choose an earlier one."
@@ -50,10 +50,10 @@ class SWAConfig(AveragingConfig):
 
 
 class SWA:
-    """The mean of the weights that it was given, each of them counting the same.
+    """The equally weighted mean of all weights that it was given.
 
-    With late-phase weights these are θ and Φ, as ``LatePhase.weights()`` has them, so every member has an average of its own.
-    Running statistics are not averaged: those of an averaged model are re-estimated (Appendix A).
+    With late-phase weights these are θ and Φ as ``LatePhase.weights()`` returns them, so every member has its own average.
+    Running statistics are not averaged, because an averaged model's are re-estimated (Appendix A).
     """
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ class SWA:
         self.mean: dict[str, Tensor] = {}
 
     def update(self, weights: Mapping[str, Tensor]) -> None:
-        """θ_SWA <- (t θ_SWA + θ) / (t + 1).
+        """Adds weights to the mean: θ_SWA <- (t θ_SWA + θ) / (t + 1).
 
         Args:
-            weights: name -> tensor without gradient, the same names and shapes each time.
+            weights: name -> tensor without gradient. Names and shapes must be the same each time.
         """
         import torch
 
@@ -87,14 +87,14 @@ class SWA:
 
 
 class SWAMethod(Method):
-    """``swa`` and, of members, ``swa_ensemble``: what predicts with weights averaged over epochs, as with the run's own weights."""
+    """SWA. Its predictors use weights averaged over epochs: ``swa`` is the single model, ``swa_ensemble`` the members."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.average = self.empty()
 
     def empty(self) -> SWA:
-        """What is averaged, before the first epoch that counts."""
+        """Returns the average before its first update."""
         return SWA()
 
     def after_epoch(self, trained: Trained, epoch: int) -> None:
@@ -127,7 +127,7 @@ class SWAMethod(Method):
         return {"swa" if name == "single" else f"swa_{name}": predictor for name, predictor in weights.predictors.items()}
 
     def model(self, trained: Trained) -> nn.Module:
-        """The average over epochs, of Φ also over members, with its running statistics re-estimated."""
+        """Returns the single model with weights averaged over epochs, and with re-estimated running statistics."""
         from late_phase.running_statistics import recompute_running_statistics
         from late_phase.weights import load
 
@@ -139,7 +139,7 @@ class SWAMethod(Method):
         return model
 
     def members(self, trained: Trained) -> dict[str, Tensor]:
-        """The average over epochs of each member's φ, and the running statistics re-estimated for it: name -> ``[K, ...]``."""
+        """Returns each member's average of φ over epochs, and its re-estimated running statistics: name -> ``[K, ...]``."""
         from late_phase.running_statistics import recompute_for_each
         from late_phase.weights import load
 

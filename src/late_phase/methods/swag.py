@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from late_phase.method import LatePhase
 
 PARTS = ("mean", "squares", "deviations", "statistics")
-"""What the exported file holds, name by name: the Gaussian, and the running statistics re-estimated for each of its samples."""
+"""Parts of the exported file: the Gaussian, and the running statistics that were re-estimated for each of its samples."""
 
 
 @dataclass
@@ -51,14 +51,14 @@ class SWAGConfig(SWAConfig):
 
 
 class SWAG(SWA):
-    """A Gaussian over weights, from those that it was given: SWA's mean, and a covariance that is half diagonal, half low-rank.
+    """A Gaussian over weights, fitted to the weights that it was given. It has SWA's mean.
 
-    Covariance at scale 1: diag(σ²) + D Dᵀ / (n - 1), where σ² is the variance of each weight over all updates, and the n columns
-    of D are the deviations of the last weights, ``rank`` of them at most, from the mean that there was at their time. All weights
-    form one vector, so they share the low-rank part's random numbers.
+    Its covariance at scale 1 is diag(σ²) + D Dᵀ / (n - 1). σ² is the variance of each weight over all updates. The n columns of D
+    are the deviations of the last n weights, at most ``rank``, from the mean at the time of their update. All weights form one
+    vector, so they share the low-rank part's random numbers.
 
     Args:
-        rank: number of deviations that are kept; the paper's code has 20.
+        rank: number of deviations that are kept. The paper's code has 20.
     """
 
     def __init__(self, rank: int) -> None:
@@ -84,7 +84,9 @@ class SWAG(SWA):
                 self.deviations[name][column] = deviation
 
     def sample(self, scale: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weights drawn from the Gaussian with its covariance times ``scale``; the paper's code has 0.5, which halves both parts.
+        """Returns weights drawn from the Gaussian, with the covariance multiplied by ``scale``.
+
+        The paper's code has a scale of 0.5, which halves both parts of the covariance.
 
         Raises:
             RuntimeError: there was no update.
@@ -98,7 +100,7 @@ class SWAG(SWA):
         sample = {}
         for name, mean in self.mean.items():
             noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
-            # The difference of two rounded numbers: not below 0.
+            # Rounding can make the difference slightly negative.
             diagonal = (self.squares[name] - mean.square()).clamp(min=0).sqrt() * noise
             low_rank = torch.tensordot(z.to(mean), self.deviations[name], dims=1) / max(n - 1, 1) ** 0.5
             sample[name] = mean + scale**0.5 * (diagonal + low_rank)
@@ -106,13 +108,13 @@ class SWAG(SWA):
 
 
 class SWAGMethod(SWAMethod):
-    """``swag``: models with weights drawn from the Gaussian; besides ``swa``, with its mean."""
+    """SWAG. Its predictors are ``swag``, models with weights drawn from the Gaussian, and ``swa``, the model with its mean."""
 
     def empty(self) -> SWAG:
         return SWAG(self.config.averaging.rank)
 
     def check(self, late: LatePhase, minibatches: int) -> None:
-        """The memory is large enough for the deviations that there will be at the end."""
+        """Checks that the memory is large enough for the deviations at the end of training."""
         settings = self.config.averaging
         deviations = min(settings.rank, self.config.epochs - settings.start)
         needed = NUMBER * (copies(self.config) + 1 + deviations) * sum(value.numel() for value in late.model.parameters())
@@ -153,7 +155,7 @@ class SWAGMethod(SWAMethod):
         return self.predictors_of_average(weights) | {"swag": drawn}
 
     def samples(self, posterior: SWAG) -> Iterator[dict[str, Tensor]]:
-        """The samples' weights; always the same ones."""
+        """Yields the samples' weights, which are the same each time."""
         settings = self.config.averaging
         return swag_weights(posterior, settings.samples, settings.scale, self.config.seed)
 
@@ -163,7 +165,7 @@ def file(folder: Path) -> Path:
 
 
 def swag_weights(posterior: SWAG, samples: int, scale: float, seed: int) -> Iterator[dict[str, Tensor]]:
-    """The samples' weights; always the same ones."""
+    """Yields the samples' weights, which are the same for the same seed."""
     from late_phase.support.seeding import generator
 
     for sample in range(samples):
@@ -173,11 +175,11 @@ def swag_weights(posterior: SWAG, samples: int, scale: float, seed: int) -> Iter
 def swag(
     model: nn.Module, weights: Callable[[], Iterator[dict[str, Tensor]]], statistics: Sequence[dict[str, Tensor]]
 ) -> Predictor:
-    """A copy of the model with each sample's weights in turn and the running statistics that were estimated for it.
+    """Returns a predictor: a copy of the model that takes each sample's weights and running statistics in turn.
 
     Args:
-        weights: starts anew the iteration over the samples' weights: those of all at once may not fit into memory.
-        statistics: for each sample name of a running statistic -> value.
+        weights: starts an iteration over the samples' weights. All samples together may not fit into the memory.
+        statistics: for each sample, name -> value of the running statistics that were re-estimated for it.
     """
     from late_phase.weights import load
 

@@ -10,7 +10,7 @@ from late_phase.nqp.settings import Settings
 
 @dataclass
 class Regime:
-    """Where another curve of the second panel differs from the stated regime."""
+    """How another curve of the second panel differs from the stated regime."""
 
     eta: float
     B: int
@@ -19,7 +19,7 @@ class Regime:
 
 @dataclass
 class Figure1Settings:
-    """What the figure shows. Meanings and values: ``configs/nqp.yaml``."""
+    """The figure's settings. ``configs/nqp.yaml`` has their meanings and values."""
 
     K: list[int] = field(default_factory=list)
     K_ensembles: list[int] = field(default_factory=list)

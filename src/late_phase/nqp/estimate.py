@@ -1,4 +1,4 @@
-"""Means over a steady state, with honest error bars."""
+"""Means over a steady state, with error bars that account for correlation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from late_phase.nqp.problem import Array
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean, its standard error, integrated autocorrelation time (in records, 1 for independent ones) and number of runs."""
+    """Mean, its standard error, integrated autocorrelation time (in records; 1 if they are independent) and number of runs."""
 
     mean: float
     standard_error: float
@@ -21,19 +21,19 @@ class Estimate:
 
 
 def burn_in(slowest: float, remaining: float) -> int:
-    """Steps until the square of the slowest mode's error, and so its loss, has shrunk to ``remaining`` of what it was.
+    """Returns the steps until the loss of the slowest mode, the square of its error, has shrunk to the share ``remaining``.
 
     Args:
-        slowest: what the mode's error shrinks by at each step, between 0 and 1: η times the smallest eigenvalue.
+        slowest: share by which the mode's error shrinks at each step, between 0 and 1: η times the smallest eigenvalue.
     """
     return max(0, math.ceil(math.log(remaining) / (2 * math.log1p(-slowest))))
 
 
 def steady_state(series: Array) -> Estimate:
-    """Mean of records ``[runs, records]`` of independent runs, all of them after burn-in.
+    """Estimates the mean of records ``[runs, records]`` of independent runs, all taken after burn-in.
 
-    There are two standard errors: by the autocorrelation within the runs, and by the scatter of the runs' means. The second knows
-    what is slower than a run, the first is there for few runs. The larger one counts.
+    There are two standard errors: from the autocorrelation within the runs, and from the scatter of the runs' means. The second
+    includes changes that are slower than a run. The first helps when there are few runs. The larger one counts.
     """
     runs = len(series)
     time = autocorrelation_time(series)
@@ -43,12 +43,12 @@ def steady_state(series: Array) -> Estimate:
 
 
 def autocorrelation_time(series: Array) -> float:
-    """1 + 2 Σ_t ρ(t), of autocovariances pooled over ``[runs, records]``, about the mean of all.
+    """Returns 1 + 2 Σ_t ρ(t), with autocovariances about the common mean, pooled over ``[runs, records]``.
 
-    The sum ends at the first t of at least five times its value (Sokal's window): beyond it there is more noise than correlation.
+    The sum ends at the first t that is at least five times the sum (Sokal's window). Later terms have more noise than correlation.
     """
     records = series.shape[1]
-    spectrum = np.fft.rfft(series - series.mean(), 2 * records, axis=1)  # twice as long: not circular
+    spectrum = np.fft.rfft(series - series.mean(), 2 * records, axis=1)  # padded to twice the length, so not circular
     covariance = np.fft.irfft(abs(spectrum) ** 2, axis=1).mean(0)[:records] / (records - np.arange(records))
     if covariance[0] == 0:
         return 1.0

@@ -23,18 +23,23 @@ from late_phase.support.files import atomic
 from late_phase.support.memory import check_memory
 
 PROCESS = 350 * 2**20
-"""Bytes that a process takes, whatever it measures: Python and the modules."""
+"""Bytes that each process takes for Python and the modules."""
 
 
 @dataclass(frozen=True)
 class Figure1:
-    """All measurements: by model in the stated regime, and late-phase learning in the other regimes."""
+    """All measurements.
+
+    Attributes:
+        stated: model -> measurements in the stated regime.
+        others: measurements of late-phase learning in each other regime.
+    """
 
     stated: dict[str, list[Measurement]]
     others: list[list[Measurement]]
 
     def slope(self) -> tuple[float, float]:
-        """d log L / d log K of late-phase learning and its standard error, by weighted least squares."""
+        """Returns d log L / d log K of late-phase learning and its standard error, by weighted least squares."""
         late = self.stated["late_phase"]
         K, loss, error = (np.array(values) for values in zip(*map(_point, late), strict=True))
         weights = (loss / error) ** 2
@@ -43,7 +48,7 @@ class Figure1:
         return float((weights * x * np.log(loss)).sum() / scale), float(scale**-0.5)
 
     def ratios(self, model: str) -> list[dict[str, float]]:
-        """Late-phase loss over an ensemble's, with its standard error, at each K that both have."""
+        """Returns the late-phase loss divided by an ensemble's, with its standard error, at each K that both have."""
         late = {m.settings.K: m for m in self.stated["late_phase"]}
         rows = []
         for m in self.stated[model]:
@@ -66,22 +71,22 @@ class Figure1:
 
 
 def closed_form_seconds(base: Settings, figure: Figure1Settings) -> float:
-    """The seconds that the closed form takes for all points, which is before any step."""
+    """Returns the seconds of the closed form for all points, which is computed before any step."""
     points = len(figure.K) * (1 + len(figure.others)) + 2 * len(figure.K_ensembles)
     return points * check_settings(replace(base, model="late_phase", K=1))
 
 
 def plan_figure1(base: Settings, figure: Figure1Settings) -> list[Plan]:
-    """All measurements: late-phase learning, then the ensembles, then late-phase learning in the other regimes.
+    """Plans all measurements: late-phase learning, then the ensembles, then late-phase learning in the other regimes.
 
     Raises:
-        UserError: the figure's own settings are impossible, or those of a measurement.
+        UserError: a setting of the figure or of a measurement is impossible.
     """
     if not 1 <= figure.workers <= 1024:
         raise UserError(f"figure1.workers={figure.workers} is out of range: choose from 1 to 1024 processes.")
     for key, values in (("K", figure.K), ("K_ensembles", figure.K_ensembles)):
         if 1 not in values or len(values) < 2 or len(set(values)) < len(values):
-            raise UserError(f"figure1.{key}={values} is no curve: choose K = 1 and at least one more, each of them once.")
+            raise UserError(f"figure1.{key}={values} is not a curve: choose K = 1 and at least one more K, each of them once.")
     if not set(figure.K_ensembles) <= set(figure.K):
         raise UserError(f"figure1.K_ensembles={figure.K_ensembles} has values that figure1.K={figure.K} lacks: add them there.")
     settings = [(f"figure1.K={figure.K}", replace(base, model="late_phase", K=K)) for K in sorted(figure.K)]
@@ -104,14 +109,14 @@ def plan_figure1(base: Settings, figure: Figure1Settings) -> list[Plan]:
 
 
 def measure_figure1(plans: Sequence[Plan], figure: Figure1Settings) -> Iterator[Measurement | Figure1]:
-    """All of :func:`plan_figure1`'s measurements as they come, and at last the whole, with ``workers`` processes.
+    """Yields the measurements of :func:`plan_figure1` as they finish, then the whole figure. Uses ``workers`` processes.
 
     Raises:
         UserError: runs diverge.
     """
     longest_first = sorted(plans, key=lambda p: p.seconds, reverse=True)
     done: dict[str, Measurement] = {}
-    # Spawned, as forking a process that has threads, torch's for one, is unsafe.
+    # Spawned, as forking is unsafe with threads, such as torch's.
     with ProcessPoolExecutor(min(figure.workers, len(plans)), multiprocessing.get_context("spawn")) as pool:
         for measurement in pool.map(measure, longest_first):
             done[repr(measurement.settings)] = measurement
@@ -135,7 +140,7 @@ STYLES = {
 
 
 def plot_figure1(figure1: Figure1, paths: Sequence[Path]) -> None:
-    """Draws the two panels and the caption to files of any format."""
+    """Draws the two panels and the caption into files of any format."""
     figure = Figure(figsize=(10.5, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _loss_panel(left, figure1)
@@ -158,20 +163,20 @@ def plot_figure1(figure1: Figure1, paths: Sequence[Path]) -> None:
 
 
 def caption(figure1: Figure1) -> str:
-    """What the figure shows and in which regime, for the text below it."""
+    """Returns the text below the figure: what it shows and in which regime."""
     s = figure1.stated["late_phase"][0].settings
     slope, error = figure1.slope()
     return (
         f"Noisy quadratic problem with n = {s.n}, $H_{{ii}} = 1/i$, $\\Sigma = H^{{-1}}$, $T_0 = 0$, scalar φ, gradient descent. "
         f"Stated regime: η = {s.eta:g}, B = {s.B}, ‖w*‖ = {s.target_norm:g}, φ₀ = {s.phi0:g}; ‖w̄ − w*‖ = 1 at the start.\n"
         f"Points: mean of {figure1.stated['full'][0].loss.runs} runs ± 2 standard errors. "
-        "Lines: closed forms; Eq. 37 for models w, the linear regime with a slowly drifting φ for the others.\n"
+        "Lines: closed forms, Eq. 37 for models w, and the linear regime with a slowly drifting φ for the others.\n"
         f"(a) Late-phase loss falls as $K^{{{slope:.3f} \\pm {error:.3f}}}$, on par with the ensemble of models w = θφ. "
-        "Both are above models w at equal η, as θφ moves by way of φ, too.\n"
+        "Both are above models w at equal η, as θφ also moves through φ.\n"
         "(b) The law 1/K is a flat line. It ends where η/B is large: "
-        "noise moves φ to where K takes it, and the members' spread biases w̄ by as much for any K.\n"
-        "      And where ‖w*‖ is small: "
-        "the start is then far from balance, and φ drifts the faster towards it, and the loss down, the smaller K is."
+        "noise moves φ to a value that depends on K, and the members' spread gives w̄ a bias that doesn't.\n"
+        "      It also ends where ‖w*‖ is small: "
+        "the start is far from balance, and the smaller K is, the faster φ drifts to balance and the loss falls."
     )
 
 

@@ -21,13 +21,16 @@ from late_phase.support.seeding import generator
 
 @dataclass(frozen=True)
 class Measurement:
-    """The loss after convergence and what belongs to it.
+    """A measurement of the loss after convergence.
 
     Attributes:
-        theory: the loss in closed form; Eq. 37 for full ensembles, else :func:`late_phase_loss` or
+        theory: the loss in closed form: Eq. 37 for full ensembles, else :func:`late_phase_loss` or
             :func:`parameterised_loss`.
-        burn_in, window: steps before and within the average; a record is taken every ``every`` steps.
+        burn_in: steps before the average.
+        window: steps of the average.
+        every: steps between records.
         squared_phi: mean of ‖ē‖² over the window; None for full ensembles.
+        seconds: time that the measurement took.
     """
 
     settings: Settings
@@ -54,11 +57,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to simulate what.
+    """A planned measurement.
 
     Attributes:
         burn_in, window, every: as in :class:`Measurement`.
-        seconds: what all of it takes, about.
+        seconds: estimate of the time that it takes.
     """
 
     settings: Settings
@@ -69,42 +72,42 @@ class Plan:
 
 
 def plan(s: Settings) -> Plan:
-    """Burn-in ends when the slowest mode's loss is ``tolerance`` of what is left to measure; then the window begins.
+    """Plans a measurement. Burn-in ends when the slowest mode's loss is the share ``tolerance`` of the loss to be measured.
 
     Raises:
-        UserError: a value is impossible, the memory is too small, the time too long, η too large to converge, or the noise so
-            small that rounding hides it.
+        UserError: a value is impossible, the memory is too small, the time is too long, η is too large to converge, or the noise
+            is so small that rounding hides it.
     """
     check_settings(s)
     problem = paper_problem(s.n, s.target_norm)
     w, theta, e = start(problem, s)
-    shared = s.K if s.model == "late_phase" else 1  # members of one θ
+    shared = s.K if s.model == "late_phase" else 1  # members that share one θ
     speeds = problem.curvature
     if s.model != "full":
         speeds = np.array([rates(problem, settled(problem, part[0], e), e) for part in theta])
     refuse_unstable(s, speeds)
 
     def slowest_of(pace: float) -> float:
-        """What the slowest mode's error shrinks by at each step. Rounding may have taken its rate below 0."""
-        # Too large a step overshoots: then the fastest mode may be the slowest to settle.
+        """Returns the share by which the slowest mode's error shrinks at each step. Rounding may make its rate negative."""
+        # Large steps overshoot: then the mode with the largest rate may settle slowest.
         return max(1e-100, min(0.5, float(2 - s.eta * speeds.max()), float(s.eta * speeds.min()) * pace))
 
     check_seconds(s, round(s.window / slowest_of(1.0)))
     pace = 1.0
     if s.model != "full" and s.d == 1:
-        # φ may move below where it starts, and everything slows down with φ². On its way to w* alone it moves little, by less than
-        # a factor of two, unless w* is small.
+        # φ may fall below its start, and everything slows down with φ². On the way to w* alone φ changes by less than a factor of
+        # two, unless w* is small.
         reached = min(float(mean @ mean) for part in theta[:, 0] for _, mean in states(problem, s, part, e, np.zeros(1)))
         pace = min(1.0, lasting_squared_phi(problem, shared) / s.phi0**2, 2 * reached / s.phi0**2)
     slowest = slowest_of(pace)
-    every = max(1, round(1 / (s.eta * speeds.max())))  # the fastest mode's time: nothing is lost in between
+    every = max(1, round(1 / (s.eta * speeds.max())))  # the fastest mode's time, so records miss nothing
     window = round(s.window / slowest)
     check_seconds(s, window)
     noise = slowest / float(np.sqrt(problem.curvature.min() * shared * s.B))  # of the slowest mode in a step
     if noise < 100 * np.finfo(float).eps * problem.target.max():
         raise UserError(
-            f"B={s.B} with eta={s.eta:g} makes noise of {noise:.2g} in a step, which is lost when weights of "
-            f"{problem.target.max():.2g} are rounded: choose a smaller B or target_norm, or a larger eta."
+            f"B={s.B} with eta={s.eta:g} makes noise of {noise:.2g} in a step, which the rounding of weights of "
+            f"{problem.target.max():.2g} hides: choose a smaller B or target_norm, or a larger eta."
         )
     predict = prediction(problem, s, theta, e)
     left = s.tolerance * min(1.0, predict(np.zeros(1)) / float(problem.loss(w).mean()))
@@ -113,14 +116,14 @@ def plan(s: Settings) -> Plan:
         states(problem, s, part, e, np.array([before, before + window]))  # as φ drifts, η may become too large
     records = (before + window) // every - before // every
     if records * len(s.seeds) * s.repetitions < 2:
-        raise UserError(f"window={s.window:g} leaves one record, which has no error bar: choose a larger one, or more repetitions.")
+        raise UserError(f"window={s.window:g} gives one record, which has no error bar: choose a larger one, or more repetitions.")
     seconds = check_seconds(s, before + window)
     check_bytes(s, (before + window) // every)
     return Plan(s, before, window, every, seconds)
 
 
 def measure(p: Plan) -> Measurement:
-    """Simulates as planned, and averages over the window.
+    """Simulates a plan and averages over its window.
 
     Raises:
         UserError: the runs diverge.
@@ -150,11 +153,11 @@ def measure(p: Plan) -> Measurement:
 
 
 def start(problem: NoisyQuadratic, s: Settings) -> tuple[Array, Array, Array]:
-    """w̄ ``[seeds, repetitions, n]`` at distance 1 from w* in a random direction, and θ ``[seeds, repetitions, n, d]`` with
-    e ``[d]``, ‖e‖ = φ_0, that make it. With T0 = 0 all members start there (σ0 = 0).
+    """Returns the start: w̄ ``[seeds, repetitions, n]``, θ ``[seeds, repetitions, n, d]`` and e ``[d]`` with w̄ = θe, ‖e‖ = φ_0.
 
-    θ and e are only fixed up to a rotation of the embedding space, so that e may have equal elements. What w̄ leaves open of θ is
-    Gaussian, of the same root mean square as what it doesn't.
+    w̄ has distance 1 from w* in a random direction. With T0 = 0 all members start there (σ0 = 0). A rotation of the embedding
+    space changes nothing, so e has equal elements. The part of θ that w̄ doesn't determine is Gaussian, with the same root mean
+    square as the part that w̄ determines.
     """
     e = np.full(s.d, s.phi0 / np.sqrt(s.d))
     weights, thetas = [], []
@@ -171,16 +174,17 @@ def start(problem: NoisyQuadratic, s: Settings) -> tuple[Array, Array, Array]:
 
 
 def settled(problem: NoisyQuadratic, theta: Array, e: Array) -> Array:
-    """The θ next to ``theta`` ``[n, d]`` with θe = w*."""
+    """Returns the θ nearest to ``theta`` ``[n, d]`` with θe = w*."""
     return theta + np.outer(problem.target - theta @ e, e) / (e @ e)
 
 
 def states(problem: NoisyQuadratic, s: Settings, theta: Array, e: Array, times: Array) -> list[tuple[Array, Array]]:
-    """θ ``[n, d]`` and ē ``[d]`` with θē = w* that the runs fluctuate about; for d = 1, where φ drifts, at each of ``times`` (in
-    steps, ascending).
+    """Returns the states that the runs fluctuate about: θ ``[n, d]`` and ē ``[d]`` with θē = w*.
+
+    For d = 1, where φ drifts, there is one state for each of ``times`` (in steps, ascending).
 
     Raises:
-        UserError: η is too large to stay there.
+        UserError: η is too large for the runs to stay there.
     """
     if s.d > 1:
         found = [(settled(problem, theta, e), e)]
@@ -203,7 +207,7 @@ def refuse_unstable(s: Settings, speeds: Array) -> None:
 
 
 def prediction(problem: NoisyQuadratic, s: Settings, theta: Array, e: Array) -> Callable[[Array], float]:
-    """The closed form as a function of steps ``[times]``, averaged over these and over seeds."""
+    """Returns the closed form as a function of steps ``[times]``. It averages over these times and over seeds."""
     if s.model == "full":
         loss = full_ensemble_loss(problem, s.eta, s.B, s.K)
         return lambda times: loss

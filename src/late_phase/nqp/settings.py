@@ -1,4 +1,4 @@
-"""What is measured, and the refusal of values that can't be."""
+"""The settings of a measurement, and the check of their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MODELS = ("late_phase", "parameterised", "full")
 
 @dataclass
 class Settings:
-    """What is measured. Meanings and the stated regime's values: ``configs/nqp.yaml``."""
+    """The settings of a measurement. ``configs/nqp.yaml`` has their meanings and the stated regime's values."""
 
     model: str = "late_phase"
     K: int = 10
@@ -28,9 +28,9 @@ class Settings:
 
 
 def check(s: Settings) -> Settings:
-    """Refuses what can't be, whatever the machine.
+    """Refuses values that are impossible on any machine.
 
-    The bounds of real numbers are far from all that can be measured, and near enough for no product of them to overflow.
+    The bounds of real numbers are far outside all that can be measured, and narrow enough that no product of them overflows.
 
     Raises:
         UserError: a value is impossible.
@@ -44,11 +44,11 @@ def check(s: Settings) -> Settings:
         if not 1e-30 <= getattr(s, key) <= 1e30:
             raise UserError(f"{key}={getattr(s, key)} is out of range: choose a number from 1e-30 to 1e30.")
     if not 1 <= s.window <= 1e30:
-        raise UserError(f"window={s.window} is out of range: choose a number of times of the slowest mode, from 1 to 1e30.")
+        raise UserError(f"window={s.window} is out of range: choose from 1 to 1e30, in times of the slowest mode.")
     if not 1e-30 <= s.tolerance < 1:
-        raise UserError(f"tolerance={s.tolerance} is out of range: choose a part of the loss, from 1e-30 to below 1, such as 0.01.")
+        raise UserError(f"tolerance={s.tolerance} is out of range: choose a share of the loss from 1e-30 to below 1, such as 0.01.")
     if not s.seeds or len(set(s.seeds)) < len(s.seeds):
-        raise UserError(f"seeds={s.seeds} has none, or one of them twice: choose different ones, such as [0,1,2].")
+        raise UserError(f"seeds={s.seeds} is empty or repeats a seed: choose different seeds, such as [0,1,2].")
     for seed in s.seeds:
         if not 0 <= seed < 2**63:
             raise UserError(f"seeds={s.seeds} has {seed}, which is out of range: choose from 0 to below 2^63.")

@@ -14,7 +14,10 @@ from late_phase.support.timing import interval, paired
 
 
 def loop_step(problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B: int, epsilon: Array) -> None:
-    """Algorithm 1 word for word, one iteration of one run: θ ``[n, d]`` and e ``[K, d]`` change in place, noise ε is ``[K, n]``."""
+    """Makes one iteration of one run as Algorithm 1 is written.
+
+    θ ``[n, d]`` and e ``[K, d]`` change in place. The noise ε is ``[K, n]``.
+    """
     target, total, K = problem.to_modes(problem.target), np.zeros_like(theta), len(e)
     for k in range(K):
         gradient = problem.curvature * (theta @ e[k] - target + epsilon[k] / np.sqrt(B))
@@ -24,7 +27,10 @@ def loop_step(problem: NoisyQuadratic, theta: Array, e: Array, eta: float, B: in
 
 
 def compare(pairs: int = 11) -> dict[str, Any]:
-    """The ratio loop / vectorised of times per iteration of all repetitions, in pairs, with a 95 % interval of its median."""
+    """Measures the ratio loop / vectorised of the times per iteration of all repetitions.
+
+    The times are measured in pairs. The result has the median ratio and its 95 % interval.
+    """
     eta, B, K, repetitions, problem = 0.02, 20, 10, 100, paper_problem(100, 10.0)
     theta, e = np.tile(problem.target[:, None], (1, repetitions, 1, 1)), np.ones((1, repetitions, K, 1))
     deviations = np.sqrt(np.diag(problem.Sigma))

@@ -1,1 +1,1 @@
-"""How weights move: optimizers by name, and the learning rate over time."""
+"""Optimizers by name, and learning-rate schedules."""

@@ -1,4 +1,4 @@
-"""Optimizers by name, with torch's fused implementations: one call for all parameters, on every device."""
+"""Optimizers by name. They use torch's fused implementations, which update all parameters in one call, on every device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SGDConfig(OptimizerConfig):
         if not 0 <= self.momentum < 1:
             raise UserError(f"optimizer.momentum={self.momentum} is out of range: choose from 0 to below 1.")
         if self.nesterov and self.momentum <= 0:
-            raise UserError(f"optimizer.nesterov needs momentum, and optimizer.momentum={self.momentum}: choose 0.9.")
+            raise UserError(f"optimizer.nesterov needs momentum, but optimizer.momentum={self.momentum}: choose one such as 0.9.")
 
 
 @dataclass
@@ -60,7 +60,7 @@ class AdamConfig(OptimizerConfig):
         super().check(config)
         at_least("optimizer.eps", self.eps, 0)
         if len(self.betas) != 2:
-            raise UserError(f"optimizer.betas={self.betas} are not two: choose [0.9, 0.999].")
+            raise UserError(f"optimizer.betas={self.betas} must be two numbers: choose two such as [0.9, 0.999].")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={self.betas} is out of range: choose from 0 to below 1.")
 
@@ -72,11 +72,12 @@ register("optimizer", "adam", AdamConfig, partial(Lazy("torch.optim.Adam"), fuse
 def build(
     name: str, model: nn.Module, exceptions: Iterable[tuple[Selection, dict[str, float]]] = (), **options: Any
 ) -> torch.optim.Optimizer:
-    """The optimizer ``name`` with ``options`` such as ``lr`` and ``weight_decay``, as torch names them.
+    """Returns the optimizer ``name`` with ``options`` such as ``lr`` and ``weight_decay``, as torch names them.
+
+    Each parameter group stores its learning rate as ``base_lr``, which schedules multiply by their factor.
 
     Args:
-        exceptions: selections of parameters, none of them twice, and the options that these have instead, at any
-            time. Each parameter group keeps its learning rate as ``base_lr``, for schedules.
+        exceptions: disjoint selections of parameters, each with the options that replace ``options`` throughout training.
     """
     parameters = dict(model.named_parameters())
     groups = []

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the epochs completed, with fractions, as factors of the optimizer's learning rate."""
+"""Learning-rate schedules: functions from the completed epochs, with fractions, to a factor of the optimizer's learning rate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BreakpointsConfig(Chosen):
         if len(epochs) != len(factors) or not epochs or not rising or not all(0 <= f < float("inf") for f in factors):
             raise UserError(
                 f"schedule.epochs={epochs} and schedule.factors={factors} don't make a schedule: "
-                "give as many factors as epochs, the epochs rising, no factor below 0."
+                "give as many factors as epochs, rising epochs, and no factor below 0."
             )
 
 
@@ -42,24 +42,25 @@ class MultistepConfig(BreakpointsConfig):
 
 
 def constant() -> Schedule:
-    """1 at all times."""
+    """Returns the schedule whose factor is always 1."""
     return lambda epoch: 1.0
 
 
 def piecewise_linear(epochs: Sequence[int], factors: Sequence[float]) -> Schedule:
-    """Linear between the points (epochs completed, factor), constant before the first and after the last, and within an epoch.
+    """Returns a schedule that is linear between the points (completed epochs, factor).
 
-    ``epochs=[100, 180], factors=[1, 0.01]``: the 101st epoch still runs at full rate, the 181st is the first at a hundredth.
+    It is constant before the first point, after the last point, and within each epoch. Example: with ``epochs=[100, 180]`` and
+    ``factors=[1, 0.01]`` the 101st epoch still has the full rate, and the 181st is the first with a hundredth of it.
     """
-    import numpy as np  # a command line is checked without it
+    import numpy as np  # imported here, because a command line is checked without it
 
     return lambda epoch: float(np.interp(math.floor(epoch), epochs, factors))
 
 
 def multistep(epochs: Sequence[int], factors: Sequence[float], warmup: int = 0) -> Schedule:
-    """1 at first, and from each of ``epochs`` (epochs completed) on the factor that goes with it.
+    """Returns a schedule that starts with 1 and takes the next of ``factors`` at each of ``epochs`` (completed epochs).
 
-    In the first ``warmup`` epochs the rate rises from 0, linearly with each minibatch.
+    In the first ``warmup`` epochs the rate also rises from 0, linearly with each minibatch.
     """
 
     def factor(epoch: float) -> float:

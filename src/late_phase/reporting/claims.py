@@ -1,4 +1,4 @@
-"""What the paper claims, ``configs/claims.yaml``, and what our runs say of it."""
+"""The paper's claims, ``configs/claims.yaml``, and what our runs say about them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from late_phase.reporting.table_files import difference_of
 from late_phase.support.errors import UserError, first_line
 
 VERDICTS = ("reproduced", "within noise", "contradicted", "not tested")
-"""Of a claim at a scale: p < 0.05 as the paper says; p ≥ 0.05; p < 0.05 against what the paper says; no p."""
+"""A claim's verdicts at a scale: p < 0.05 in the paper's direction; p ≥ 0.05; p < 0.05 in the other direction; no p."""
 
 SAME = ("+scale=", "dataset=image_folder", "dataset.root=")
-"""Overrides of a table's runs that leave its claims what they are: the scale, and where its images come from."""
+"""Overrides under which a table's runs still test its claims: the scale, and where the images come from."""
 
 DIRECTIONS = ("better", "worse", "not better", "not worse")
 
@@ -29,10 +29,11 @@ class Claim:
     """A sentence of the paper, and the comparison that tests it: ``row`` − ``against`` in a column of a table.
 
     Attributes:
-        place: in the paper, beside the table.
+        place: where the paper makes the claim, in addition to the table.
         table: name of a file in ``configs/table``.
-        direction: one of :data:`DIRECTIONS`: what the paper says of ``row``.
-        within: by how much less row is better, or worse, where it is said not to be; a share of the mean of ``against``.
+        direction: what the paper says about ``row``, one of :data:`DIRECTIONS`.
+        within: bound of the difference where the direction is ``not better`` or ``not worse``, as a share of the mean of
+            ``against``.
     """
 
     sentence: str = MISSING
@@ -47,7 +48,7 @@ class Claim:
 
 @dataclass
 class Topic:
-    """What several claims are about."""
+    """Several claims about one subject."""
 
     title: str = MISSING
     claims: list[Claim] = MISSING
@@ -55,9 +56,10 @@ class Topic:
 
 @dataclass
 class Claims:
-    """
+    """All claims, by topic.
+
     Attributes:
-        scales: scale -> what stands for the paper's networks and data there.
+        scales: scale -> what it uses instead of the paper's networks and data.
     """
 
     scales: dict[str, str] = field(default_factory=dict)
@@ -69,11 +71,11 @@ class Claims:
 
 @dataclass(frozen=True)
 class Finding:
-    """What our runs say of a claim at a scale.
+    """What our runs say about a claim at a scale.
 
     Attributes:
         verdict: one of :data:`VERDICTS`.
-        text: the difference and how sure it is, or why there is none.
+        text: the difference with its p or interval, or why the claim is not tested.
     """
 
     verdict: str
@@ -81,10 +83,10 @@ class Finding:
 
 
 def read_claims(path: Path, tables: Mapping[str, Table]) -> Claims:
-    """The claims of a file, each of which a comparison of ``tables`` tests.
+    """Reads a file of claims and checks that a comparison in ``tables`` tests each of them.
 
     Raises:
-        UserError: the file is none of claims, or a table makes no such comparison.
+        UserError: the file is not a valid file of claims, or no table makes the comparison that a claim needs.
     """
     try:
         claims: Claims = typed(Claims, path)
@@ -93,29 +95,29 @@ def read_claims(path: Path, tables: Mapping[str, Table]) -> Claims:
                 raise ValueError(f'"{claim.sentence}" {wrong}')
         return claims
     except UNREADABLE as error:
-        raise UserError(f"{path} can't be used ({first_line(error)}): mend it, or the table in configs/table.") from error
+        raise UserError(f"{path} can't be used ({first_line(error)}): correct it, or the table in configs/table.") from error
 
 
 def _wrong_with(claim: Claim, tables: Mapping[str, Table]) -> str:
     if claim.table not in tables:
-        return f"is about {claim.table}, which is no table"
+        return f"needs the table {claim.table}, which configs/table lacks"
     table = tables[claim.table]
     if not any((row.name, row.against) == (claim.row, claim.against) for row in table.rows):
         return f"needs {claim.row} against {claim.against}, which {claim.table} doesn't compare"
     if claim.column not in table.columns:
         return f"needs {claim.column}, which is no column of {claim.table}"
     if claim.direction not in DIRECTIONS:
-        return f"has direction {claim.direction}, which is none of {', '.join(DIRECTIONS)}"
+        return f"has the direction {claim.direction}, which must be one of {', '.join(DIRECTIONS)}"
     if (claim.within > 0) != claim.direction.startswith("not "):
-        return "has to have within above 0 with direction not better or not worse, and only there"
+        return "needs within above 0 if its direction is not better or not worse, and no within otherwise"
     return ""
 
 
 def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
-    """What a table says of a claim.
+    """Judges a claim by a table.
 
     Args:
-        record: of :func:`late_phase.reporting.table_files.as_record`; None if the table has not been made.
+        record: from :func:`late_phase.reporting.table_files.as_record`; None if the table has not been made.
     """
     compared = (claim.row, claim.against, claim.column)
     comparisons = () if record is None else record["comparisons"]
@@ -123,10 +125,10 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
     if found is None:
         return Finding("not tested", _why_not(claim, record))
     if changes := [own for own in record["changes"] if not own.startswith(SAME)]:
-        return Finding("not tested", f"the table is made with {' '.join(changes)}")
+        return Finding("not tested", f"the table's runs use {' '.join(changes)}")
     rows = {row["name"]: row for row in record["rows"]}
     for row in (rows[claim.row], rows[claim.against]):
-        if (number := len(row["values"][claim.column])) < row["wanted"]:  # who looks early may find what isn't there
+        if (number := len(row["values"][claim.column])) < row["wanted"]:  # early looks make false findings more likely
             return Finding("not tested", f"so far n = {number} of {row['wanted']}")
     column, digits = record["columns"][claim.column], record["columns"][claim.column]["digits"]
     difference = difference_of(found)
@@ -143,7 +145,7 @@ def judge(claim: Claim, record: Mapping[str, Any] | None) -> Finding:
 
 
 def _side(direction: str, difference: Difference, bound: float, more_is_better: bool) -> str:
-    """The verdict by the side of a bound that the whole 95 % interval is on; where the bound is 0, that is so where p < 0.05."""
+    """Decides by the side of the bound on which the whole 95 % interval lies. With a bound of 0 this means p < 0.05."""
     if difference.interval is None:  # no spread, and no difference
         return "within noise"
     low, high = difference.interval
@@ -160,7 +162,7 @@ def _why_not(claim: Claim, record: Mapping[str, Any] | None) -> str:
     rows = {row["name"]: row for row in record["rows"]}
     own = [rows[name] for name in (claim.row, claim.against) if name in rows]
     if len(own) < 2 or claim.column not in record["columns"]:
-        return "not in this version of the table: make it anew"
+        return "the table is older than this claim: make the table again"
     if any(row["without"] or claim.column in row["impossible"] for row in own):
         return "not possible at this scale"
     return "a run failed" if any(row["failed"] for row in own) else "not run"

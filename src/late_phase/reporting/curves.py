@@ -15,7 +15,7 @@ from late_phase.support.files import atomic
 
 @dataclass(frozen=True)
 class Quantity:
-    """A column of ``history.csv``, what the axis says of it and in which unit, and whether more of it is better."""
+    """A column of ``history.csv``: the label of its axis, the factor to the label's unit, and whether more is better."""
 
     column: str
     label: str
@@ -30,7 +30,7 @@ QUANTITIES = {
 
 
 def plot_curves(runs: Sequence[Run], folder: Path) -> None:
-    """A picture ``<quantity>.png`` for each quantity that runs have measured."""
+    """Draws a picture ``<quantity>.png`` for each quantity that runs have measured."""
     for name, quantity in QUANTITIES.items():
         measured = [run for run in runs if run.history and quantity.column in run.history[0]]
         if measured:
@@ -38,13 +38,13 @@ def plot_curves(runs: Sequence[Run], folder: Path) -> None:
 
 
 def plot(runs: Sequence[Run], quantity: Quantity, path: Path) -> None:
-    """A quantity of the single model against the epoch: mean and range over seeds, with T0 marked.
+    """Draws a quantity of the single model against the epoch: mean and range over seeds, with T0 marked.
 
-    The first epochs would flatten the rest, so the axis ends at the value that nine tenths of the epochs reach.
+    The first epochs would flatten the rest. So the axis ends at the value that nine tenths of the epochs reach.
     """
     groups = by_name(runs)
     labels = {group[0].record["experiment"]: group for group in groups.values()}
-    if len(labels) < len(groups):  # variants, whose names may be long, are to be told apart
+    if len(labels) < len(groups):  # only the full names, which may be long, tell variants apart
         labels = groups
     columns = 2 if max(map(len, labels)) < 30 else 1  # of the legend
     rows = -(-len(groups) // columns)

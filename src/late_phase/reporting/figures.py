@@ -1,4 +1,4 @@
-"""Figures of the paper, drawn of a table's numbers."""
+"""Figures of the paper, drawn from a table's numbers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from late_phase.reporting.table_config import Table
 from late_phase.support.files import atomic
 
 FORMATS = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
-"""Without a date, so that the same numbers make the same bytes."""
+"""There is no date, so the same numbers make the same bytes."""
 
 
 def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]:
     """Draws a panel for each column: mean and sample standard deviation over seeds against ``table.figure``.
 
-    A line is a row whose numbers are lines, or it is of all rows, each at its ``x``.
+    If a column's numbers are lines, each row is one line. Otherwise one line joins all rows, each at its ``x``.
 
     Returns:
-        Its files, ``path`` with the endings ``.svg`` and ``.png``; none, and those of before are removed, if there are no numbers.
+        The figure's files, ``path`` with the endings ``.svg`` and ``.png``. Without any numbers it removes these files and
+        returns an empty list.
     """
     import matplotlib as mpl
 
@@ -46,7 +47,7 @@ def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]
 
 
 def lines_of(table: Table, results: Mapping[str, Numbers], key: str) -> dict[str, dict[float, Summary]]:
-    """Name of a line -> x -> what there is of a column over seeds."""
+    """Returns the lines of a column: name of a line -> x -> summary over seeds."""
     lines: dict[str, dict[float, Summary]] = {}
     for row in table.rows:
         numbers = results[row.name]
@@ -60,7 +61,7 @@ def lines_of(table: Table, results: Mapping[str, Numbers], key: str) -> dict[str
 
 
 def panel(axes: Axes, lines: Mapping[str, Mapping[float, Summary]], x_title: str, y_title: str) -> None:
-    """Draws each line with its spread, where more than one seed tells it."""
+    """Draws each line, with its spread where there is more than one seed."""
     for number, (name, points) in enumerate(lines.items()):
         xs = sorted(points)
         means, spreads = [points[x].mean for x in xs], [points[x].std or 0.0 for x in xs]

@@ -16,23 +16,23 @@ from late_phase.runs.errors import error_of
 from late_phase.support.files import read_json
 
 Line = dict[float, float]
-"""Numbers over what they are plotted against."""
+"""x -> number: the points of a line."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What there is of a row.
+    """The numbers of a row.
 
     Attributes:
-        values: key of a column -> seed -> value, in the column's unit; of a line its last number or its mean.
-        lines: key of a column whose numbers are lines -> seed -> all of them.
-        records: what they come from.
+        values: key of a column -> seed -> value, in the column's unit. A line has its last number here, or its mean.
+        lines: key of a column whose numbers are lines -> seed -> the line.
+        records: records of the runs that the numbers come from.
         wanted: how many values there should be.
-        published: how many values are behind the paper's.
-        without: why there are none, if there can be none.
-        failed: what ended by an error -> the error.
+        published: how many values the paper's mean has.
+        without: why the row can't have runs; empty if it can.
+        failed: what ended with an error -> the error.
         impossible: key of a column -> why the row can't have a number there.
-        evaluated_by: versions of the code by which suites were made.
+        evaluated_by: versions of the code that evaluated the suites.
     """
 
     values: dict[str, dict[int, float]]
@@ -47,25 +47,27 @@ class Numbers:
 
 
 def code_of(record: Mapping[str, Any]) -> str:
-    """The code that made a record; the first ones don't say."""
+    """Returns the version of the code that made a record. The oldest records don't have it."""
     return record.get("code", "unknown")
 
 
 def results_in(folder: Path, seeds: Sequence[int], together: bool) -> Path:
-    """Where results of suites on the run of a seed in ``folder`` are, or on the deep ensemble of several."""
+    """Returns the folder of the suites' results on a seed's run in ``folder``, or on the deep ensemble of several seeds."""
     return (deep_ensemble.folder(folder, seeds) if together else folder / f"seed={seeds[0]}") / "evaluation"
 
 
 def read_result(folder: Path, seeds: Sequence[int], suite: str, together: bool = False) -> dict[str, Any] | None:
-    """The record of a suite's results on finished runs; None if there is none, or a damaged one, one of runs that were there before
-    these, or one of what a user has chosen."""
+    """Reads the record of a suite's results on finished runs.
+
+    Returns None if the record is missing or damaged, belongs to earlier runs, or has OOD datasets that a user has chosen.
+    """
     try:
         record = read_json(results_in(folder, seeds, together) / f"{suite}.json")
     except ValueError:
         return None
     if record is None or "ood" in record:
         return None
-    # A record has the seconds of its runs, to the millisecond, added up: no others took just as long.
+    # A record has the summed seconds of its runs, to the millisecond. Other runs hardly take exactly as long.
     took = sum(RunDirectory(folder / f"seed={seed}").read_metrics()["seconds"] for seed in seeds)
     return record if abs(record["seconds"] - took) < 0.001 * len(seeds) else None
 
@@ -73,12 +75,12 @@ def read_result(folder: Path, seeds: Sequence[int], suite: str, together: bool =
 def collect(
     table: Table, row: Row, folder: Path, seeds: Sequence[int], done: Collection[int], epochs: int, scale: str = ""
 ) -> Numbers:
-    """The numbers of a row from the runs in ``folder/seed=<n>``; those of a deep ensemble are one number, under its first seed.
+    """Collects the numbers of a row from the runs in ``folder/seed=<n>``. A deep ensemble has one number, under its first seed.
 
     Args:
-        done: seeds of finished runs with the row's config; others have no part.
-        epochs: of a run.
-        scale: for the number of seeds that there should be.
+        done: seeds of finished runs with the row's config; other runs are left out.
+        epochs: number of epochs of a run.
+        scale: decides how many seeds there should be.
     """
     groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
     wanted, published = (1, 1) if row.together else (len(seeds_of(table, row, scale)), len(row.seeds or table.seeds))
@@ -92,7 +94,7 @@ def collect(
         for key, column in table.columns.items():
             if column.x == "epoch":
                 line = _history(runs[0].history, column)
-                if epochs not in line:  # a run measures at its end, whatever else
+                if epochs not in line:  # every run measures its last epoch
                     lacking = f"{runs[0].history} has no {column.metric} of epoch {epochs}: move the run away to train it again."
                     found.failed[f"seed {group[0]}"] = lacking
                     continue
@@ -116,7 +118,7 @@ def collect(
 
 
 def _line(record: dict[str, Any] | None, column: Column, predictor: str) -> Line:
-    """The numbers of a column in a record, in the column's unit; a single one is over 0."""
+    """Returns the numbers of a column in a record, in the column's unit. A single number is at x = 0."""
     if record is None:
         return {}
     place = record if column.record else record["metrics"].get(predictor, {})
@@ -129,7 +131,7 @@ def _line(record: dict[str, Any] | None, column: Column, predictor: str) -> Line
 
 
 def _history(path: Path, column: Column) -> Line:
-    """The numbers of a column in ``history.csv``, over epochs; those that weren't measured are left out."""
+    """Returns the numbers of a column in ``history.csv`` over epochs. Epochs without a measurement are left out."""
     with path.open(encoding="utf-8") as file:
         measured = [row for row in csv.DictReader(file) if row.get(column.metric)]
     return {int(row["epoch"]): column.factor * float(row[column.metric]) for row in measured}

@@ -1,4 +1,4 @@
-"""What is on the page of all results: read from the tables' files, and from what the repository says of them."""
+"""The content of the page of all results, read from the tables' files, the configs and CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -18,31 +18,30 @@ from late_phase.reporting.tables import Said, of_paper, provenance
 from late_phase.support.errors import UserError
 
 RULES = (
-    "A claim is one comparison of two rows of a table, seed by seed where they have seeds in common. It is **reproduced** where "
-    "p < 0.05 as the paper says, **contradicted** where p < 0.05 the other way, and **within noise** where neither is so: more "
-    "seeds may tell. Where the paper says that something makes next to no difference, the 95 % interval of the difference has to "
-    "keep within a bound that is stated. All of this holds at the scale that it stands under, no other. Of 40 claims that are "
-    "wrong, chance alone reproduces one."
+    "Each claim compares two rows of a table, seed by seed where the rows share seeds. It is **reproduced** if p < 0.05 in the "
+    "paper's direction, **contradicted** if p < 0.05 in the other direction, and **within noise** otherwise: more seeds may "
+    "decide it. If the paper says that something makes next to no difference, the 95 % interval of the difference must stay "
+    "within a stated bound. Each verdict holds only at its own scale. Of 40 false claims, chance alone reproduces one on average."
 )
-"""How :func:`late_phase.reporting.claims.judge` judges."""
+"""The rules of :func:`late_phase.reporting.claims.judge`, for readers of the page."""
 
 OTHERS = (
-    "Each folder has a page. Those with runs have their `config.yaml`, `history.csv` and `metrics.json` (with the commit, the "
-    "device and the version of torch), and the table and curves that `python scripts/report.py results/FOLDER --to results/FOLDER` "
-    "makes of them. ± is the sample standard deviation over n seeds."
+    "Each folder has a page. Folders with runs also hold each run's `config.yaml`, `history.csv` and `metrics.json`, which has the "
+    "commit, the device and the version of torch. `python scripts/report.py results/FOLDER --to results/FOLDER` makes their table "
+    "and curves from these files. ± is the sample standard deviation over n seeds."
 )
 
 
 @dataclass(frozen=True)
 class Made:
-    """A table as its files have it.
+    """A table, read from its files.
 
     Attributes:
-        file: its Markdown file, below the folder of results, without the ending.
-        said: what it says.
-        counted: how often rows differ which way.
-        figure: its picture, below the folder of results; empty if there is none.
-        record: of :func:`late_phase.reporting.table_files.as_record`.
+        file: path of its Markdown file below the folder of results, without the ending.
+        said: the table's texts.
+        counted: how many of its comparisons have which outcome.
+        figure: path of its picture below the folder of results; empty if there is none.
+        record: from :func:`late_phase.reporting.table_files.as_record`.
     """
 
     file: str
@@ -54,13 +53,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Scale:
-    """
+    """The tables of one scale.
+
     Attributes:
         name: as in ``configs/scale``, or :data:`PAPER`.
-        what: stands for the paper's networks and data.
-        tables: those that have numbers.
-        ran: how many runs there are, on which hardware, and how long they took; a run in several tables counts once.
-        missing: table or tables -> why they are not whole.
+        what: what the scale uses instead of the paper's networks and data.
+        tables: the tables that have numbers.
+        ran: number of runs, their hardware and their training time. A run in several tables counts once.
+        missing: table or tables -> why they are incomplete.
     """
 
     name: str
@@ -76,8 +76,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim: where the paper makes it, which rows of which table test it, the paper's difference between them, and what our runs
-    say at each scale."""
+    """A claim and its verdicts.
+
+    Attributes:
+        place: where the paper makes the claim.
+        test: the rows and the column that test it.
+        paper: the paper's difference between the rows.
+        findings: scale -> what our runs say.
+    """
 
     sentence: str
     place: str
@@ -88,14 +94,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Page:
-    """
+    """The page of all results.
+
     Attributes:
         topics: title -> the claims under it.
-        scales: those with results; without any the paper's.
-        own: tables that are not the paper's.
-        others: folders with results of other kinds -> their first headings.
-        faithfulness: what the paper leaves open, and what we do: a text, and the rows of a table.
-        folder: of the results.
+        scales: the scales with results, or only the paper's if there are no results.
+        own: tables that are not in the paper.
+        others: folders with other kinds of results -> their first headings.
+        faithfulness: what the paper leaves open and what we do: a text, and the rows of a table.
+        folder: folder of the results.
     """
 
     topics: dict[str, list[Judged]]
@@ -106,22 +113,22 @@ class Page:
     folder: Path
 
     def counts(self, scale: str) -> dict[str, int]:
-        """Verdict -> how many claims have it at a scale."""
+        """Counts the claims with each verdict at a scale."""
         found = Counter(claim.findings[scale].verdict for own in self.topics.values() for claim in own)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
 
 def read_page(results: Path, root: Path) -> Page:
-    """The page of the results in a folder.
+    """Reads the page of the results in a folder.
 
     Args:
-        root: of the repository, for its configs and its CONTRIBUTING.md.
+        root: root of the repository, which has the configs and CONTRIBUTING.md.
 
     Raises:
-        UserError: there is no such folder, or a file in it, a claim or a table is not what it should be.
+        UserError: the folder doesn't exist, or one of its files, a claim or a table is not valid.
     """
     if not results.is_dir():
-        raise UserError(f"there is no folder {results}: make a table first, by make table3 SCALE=digits.")
+        raise UserError(f"there is no folder {results}: make a table first, such as with make table3 SCALE=digits.")
     tables = {path.stem: read_table(path) for path in sorted((root / "configs" / "table").glob("*.yaml"))}
     claims = read_claims(root / "configs" / "claims.yaml", tables)
     made: dict[str, dict[str, Made]] = {}
@@ -132,7 +139,7 @@ def read_page(results: Path, root: Path) -> Page:
         if _order(table.record["place"]) is None:
             own.append(table)
         elif name in of_scale:
-            raise UserError(f"{path} and {results / of_scale[name].file}.json are of the same table and scale: delete one.")
+            raise UserError(f"{path} and {results / of_scale[name].file}.json hold the same table at the same scale: delete one.")
         else:
             of_scale[name] = table
     known = [*claims.scales, *sorted(made.keys() - claims.scales.keys())]
@@ -164,17 +171,17 @@ def _read_table(path: Path, results: Path) -> Made:
             record=record,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no table ({error}): make it anew, or delete it.") from error
+        raise UserError(f"{path} is not a valid table ({error}): make it again, or delete it.") from error
 
 
 def pipe_table(lines: Sequence[str]) -> list[list[str]]:
-    """The cells of a Markdown table's lines, among others; the first row has the titles."""
+    """Returns the cells of the Markdown table in ``lines``. Its first row has the titles."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines if line.startswith("|")]
     return rows[:1] + rows[2:]
 
 
 def _counted(record: Mapping[str, Any]) -> str:
-    """How many of a table's comparisons go which way."""
+    """Counts a table's comparisons by outcome."""
     columns = record["columns"]
     found = Counter(outcome(difference_of(own), columns[own["column"]]["more_is_better"]) for own in record["comparisons"])
     return ", ".join(f"{found[word]} {word}" for word in ("better", "worse", "within noise", "no test") if found[word])
@@ -185,7 +192,7 @@ def _has_numbers(record: Mapping[str, Any]) -> bool:
 
 
 def _order(place: str) -> tuple[bool, int] | None:
-    """Tables of the paper before its figures, by number; None for what is none of the paper's."""
+    """Returns a key that sorts the paper's tables before its figures, by number; None for anything else."""
     found = re.fullmatch(r"(Table|Figure) (\d+)", place)
     return found and (found[1] == "Figure", int(found[2]))
 
@@ -203,7 +210,7 @@ def _scale(name: str, what: str, made: Mapping[str, Made], tables: Mapping[str, 
 
 
 def _lacks(record: Mapping[str, Any] | None) -> str:
-    """Why a table is not whole; empty if it is."""
+    """Returns why a table is incomplete; empty if it is complete."""
     if record is None:
         return "not made"
     if not _has_numbers(record):
@@ -232,17 +239,17 @@ def _first_heading(path: Path) -> str:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             return line.lstrip("# ")
-    raise UserError(f"{path} has no heading: give it one, # and a title.")
+    raise UserError(f"{path} has no heading: add one, such as # Title.")
 
 
 def read_faithfulness(path: Path) -> tuple[str, list[list[str]]]:
-    """The text and the table below the heading Faithfulness.
+    """Reads the text and the table below the heading Faithfulness.
 
     Raises:
-        UserError: there is no such heading.
+        UserError: the heading is missing.
     """
     _, heading, rest = path.read_text(encoding="utf-8").partition("\n## Faithfulness\n")
     if not heading:
-        raise UserError(f"{path} has no section Faithfulness: write one.")
+        raise UserError(f"{path} has no section ## Faithfulness: add one.")
     lines = rest.partition("\n## ")[0].splitlines()
     return " ".join(line for line in lines if line and not line.startswith("|")), pipe_table(lines)

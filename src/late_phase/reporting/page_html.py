@@ -1,4 +1,4 @@
-"""The page of all results as a file of HTML that needs no other and no network."""
+"""The page of all results as one HTML file, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INTRODUCTION = (
     "Grewe, ICLR 2021). Every verdict is computed from runs of this repository; the paper's numbers stand beside ours."
 )
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""By which a browser loads nothing else."""
+"""Forbids the browser to load anything else."""
 
 
 def as_html(page: Page) -> str:
@@ -61,7 +61,7 @@ def _safe(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """A line of Markdown, of which our texts have code and bold words only."""
+    """Converts a line of Markdown. Our texts use only code and bold words."""
     return re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", re.sub(r"`([^`]+)`", r"<code>\1</code>", _safe(text)))
 
 
@@ -74,7 +74,7 @@ def _folded(title: str, content: str, wide: bool = False) -> str:
 
 
 def _box(rows: Sequence[Sequence[str]], kind: str = "data") -> str:
-    """A table within a box of its own that scrolls sideways."""
+    """Returns a table within its own box, which scrolls sideways."""
     titles, *others = rows
     classes = ["theirs" if title.startswith("paper: ") else "" for title in titles]
     head = "".join(f'<th scope="col"><button>{_inline(title) or "row"}</button></th>' for title in titles)
@@ -94,7 +94,7 @@ def _claims(page: Page) -> list[str]:
     number = sum(map(len, page.topics.values()))
     parts = [f'<h2 id="claims">{number} claims of the paper</h2>']
     if PAPER not in [scale.name for scale in page.scales]:
-        parts.append("<p>At the paper's scale no table has numbers, so nothing is tested there.</p>")
+        parts.append("<p>At the paper's scale, no table has numbers yet, so no claim is tested there.</p>")
     if page.scales:
         parts.append(f'<div class="totals">{"".join(_total(page, scale) for scale in page.scales)}</div>')
     parts.append(_folded("How a claim is judged", f"<p>{_inline(RULES)}</p>"))
@@ -102,7 +102,7 @@ def _claims(page: Page) -> list[str]:
 
 
 def _total(page: Page, scale: Scale) -> str:
-    """A scale in one line: how many claims have which verdict."""
+    """Returns one line for a scale: how many claims have which verdict."""
     counts = {verdict: number for verdict, number in page.counts(scale.name).items() if number}
     bar = "".join(f'<i class="{_kind(verdict)}" style="flex: {number}"></i>' for verdict, number in counts.items())
     told = ", ".join(f'<span class="{_kind(verdict)}">{number} {verdict}</span>' for verdict, number in counts.items())

@@ -1,4 +1,4 @@
-"""How the page of all results looks in a browser, and how its tables are sorted there."""
+"""The page's style in a browser, and the script that sorts its tables."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ table { border-collapse: collapse; }
 .claims thead th { padding-bottom: 0.3rem; color: var(--soft); font-size: 0.84rem; vertical-align: bottom; }
 .claims thead th:first-child { color: var(--ink); font-size: 1.05rem; font-weight: 600; }
 
-.box { /* a shade at its right side, while there is more to see */
+.box { /* shaded at the right while there is more to see */
   overflow-x: auto; margin: 0.8rem 0; max-width: 100%;
   background:
     linear-gradient(var(--paper), var(--paper)) right / 1.5rem 100% no-repeat local,
@@ -142,4 +142,4 @@ for (const table of document.querySelectorAll("table.data")) {
   }));
 }
 """
-"""Numbers sort as numbers, by what a cell begins with; what is none comes last."""
+"""Cells that begin with a number sort by that number. All other cells come last."""

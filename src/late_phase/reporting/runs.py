@@ -1,4 +1,4 @@
-"""Finished runs, wherever their directories are, and tables of their metrics over seeds."""
+"""Finished runs in any directories, and tables of their metrics over seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from late_phase.reporting.statistics import mean_and_std
 from late_phase.support.errors import UserError, first_line
 
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
-"""Below a folder: runs, and deep ensembles."""
+"""Where runs and deep ensembles lie below a folder."""
 
 COLUMNS = {
     "test accuracy (%)": ("test_accuracy", 100, 2),
@@ -30,7 +30,7 @@ COLUMNS = {
     "validation BPC": ("validation_bpc", 1, 4),
     "test BPC": ("test_bpc", 1, 4),
 }
-"""Title -> metric, factor, digits after the point. Metrics of other names are in no table."""
+"""Title -> metric, factor, digits after the point. Tables leave all other metrics out."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Run:
     """A finished run, or a deep ensemble of several.
 
     Attributes:
-        directory: where it is.
-        record: its ``metrics.json``.
-        history: its ``history.csv``; a deep ensemble has none.
-        T0: in epochs, None if it never came to a late phase.
+        directory: the run's directory, or that of the deep ensemble's results.
+        record: its ``metrics.json``, or a deep ensemble's ``accuracy.json``.
+        history: its ``history.csv``; empty for a deep ensemble.
+        T0: in epochs; None if the run has no late phase.
     """
 
     directory: Path
@@ -51,20 +51,20 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Experiment and variant: what runs that differ in the seed only have in common."""
+        """Experiment and variant, which all seeds share."""
         experiment, variant, seed = (self.record[key] for key in ("experiment", "variant", "seed"))
         ensemble = f"deep ensemble of {len(seed)}" if isinstance(seed, list) else ""
         return " ".join(part for part in (experiment, "" if variant == "default" else variant, ensemble) if part)
 
 
 def find_runs(places: Iterable[Path]) -> list[Run]:
-    """All finished runs, and deep ensembles of them on their own dataset, ordered by name and seed; of copies one.
+    """Finds finished runs, and deep ensembles of them on their own dataset, ordered by name and seed. Copies count once.
 
     Args:
-        places: each a run's directory, whatever its name, or its ``metrics.json``, or a folder with directories ``seed=<n>`` below.
+        places: run directories of any name, their ``metrics.json``, or folders with directories ``seed=<n>`` below.
 
     Raises:
-        UserError: there is none in one of ``places``.
+        UserError: one of ``places`` has no finished run.
     """
     found = {path.resolve() for place in places for path in _records(place)}
     runs = [read_run(path) for path in sorted(found)]
@@ -73,7 +73,7 @@ def find_runs(places: Iterable[Path]) -> list[Run]:
 
 
 def _records(place: Path) -> Iterable[Path]:
-    """Where the metrics of the runs in or below ``place`` are."""
+    """Returns the files with the metrics of the runs in or below ``place``."""
     if place.name == "metrics.json" and place.is_file():
         return [place]
     own = [path for path in (place / "metrics.json", place / "evaluation" / "accuracy.json") if path.exists()]
@@ -83,10 +83,10 @@ def _records(place: Path) -> Iterable[Path]:
 
 
 def read_run(path: Path) -> Run:
-    """The run, or deep ensemble, of a ``metrics.json``.
+    """Reads a run, or a deep ensemble, from its file of metrics.
 
     Raises:
-        UserError: its files are not whole.
+        UserError: a file is missing or damaged.
     """
     directory, history = path.parent, []
     try:
@@ -102,22 +102,22 @@ def read_run(path: Path) -> Run:
                 history = list(csv.DictReader(file))
         return Run(path.parent, record, history, record["T0"] if "T0" in record else _T0_of(directory / "config.yaml"))
     except (OSError, ValueError, KeyError, TypeError, csv.Error, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path.parent} is no whole run ({first_line(error)}): repair it, or leave it out.") from error
+        raise UserError(f"{path.parent} is not a complete run ({first_line(error)}): repair it, or leave it out.") from error
 
 
 def _T0_of(config: Path) -> int | None:
-    """T0 of a run by its config, as the first records don't have it."""
+    """Returns T0 from a run's config, for the oldest records, which lack it."""
     plain = OmegaConf.load(config)
     return None if plain.late_phase.name == "none" or plain.epochs <= plain.late_phase.T0 else plain.late_phase.T0
 
 
 def copy_runs(runs: Sequence[Run], to: Path) -> None:
-    """Config, history and metrics of each run, without weights and predictions: what to keep with a published result.
+    """Copies what to keep with a published result: config, history and metrics of each run, without weights and predictions.
 
-    They are named as the runs were when they were trained.
+    The copies have the names that the runs had when they were trained.
 
     Raises:
-        UserError: two runs have the same name.
+        UserError: two runs have the same name and seed.
     """
     folders: dict[Path, Run] = {}
     for run in runs:
@@ -125,11 +125,11 @@ def copy_runs(runs: Sequence[Run], to: Path) -> None:
         own = f"seed={seed}" if run.history else f"seeds={','.join(map(str, seed))}/evaluation"
         other = folders.setdefault(to / experiment / variant / own, run)
         if other is not run:
-            raise UserError(f"{other.directory} and {run.directory} are of the same name and seed: keep one of them only.")
+            raise UserError(f"{other.directory} and {run.directory} have the same name and seed: keep only one of them.")
     for folder, run in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("accuracy.json",):
-            with suppress(shutil.SameFileError):  # it is there already
+            with suppress(shutil.SameFileError):  # it is already there
                 shutil.copyfile(run.directory / name, folder / name)
 
 
@@ -141,15 +141,15 @@ def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A Markdown table with a row for each name and predictor: mean ± sample standard deviation over seeds.
+    """Returns a Markdown table with a row for each name and predictor: mean ± sample standard deviation over seeds.
 
-    Its columns are those that any of the runs has.
+    It has a column for each metric that any of the runs has.
     """
     there = {key for run in runs for metrics in run.record["metrics"].values() for key in metrics}
     columns = {title: column for title, column in COLUMNS.items() if column[0] in there}
     rows = [["run", "model", *columns, "n"]]
     for name, group in by_name(runs).items():
-        for predictor in sorted(group[0].record["metrics"], key=lambda name: name != "single"):  # the first records aren't in order
+        for predictor in sorted(group[0].record["metrics"], key=lambda name: name != "single"):  # old records aren't in order
             metrics = [run.record["metrics"][predictor] for run in group]
             cells = [
                 mean_and_std([m[key] * scale for m in metrics], digits) if all(key in m for m in metrics) else ""
@@ -160,7 +160,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with the columns aligned; the first row has their titles."""
+    """Returns a Markdown table with aligned columns. The first row has their titles."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

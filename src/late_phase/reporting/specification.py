@@ -1,4 +1,4 @@
-"""Table 7: which hypernetwork generates which weight of a model, read off the model itself."""
+"""Table 7, read from a model: which hypernetwork generates which weight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TITLES = ("layer", "convolution", "weight (Base-PS)", "group", "hypernetwork (Hn
 
 
 def generated_weights(model: nn.Module) -> list[list[str]]:
-    """A row for each generated convolution of a model, below a row of titles.
+    """Returns a row for each generated convolution of a model, below a row of titles.
 
-    Shapes are in the paper's order: of a weight [out, height, width, in], of a hypernetwork [out, height, width, unit, d], of an
-    embedding [d, n]. Groups are numbered by their first layer.
+    Shapes are in the paper's order: weight [out, height, width, in], hypernetwork [out, height, width, unit, d], embedding
+    [d, n]. Groups are numbered in the order of their first layers.
     """
     rows, groups = [list(TITLES)], {}
     for name, layer in model.named_modules():

@@ -1,6 +1,6 @@
-"""Means over seeds, and what so few values can tell: tests, confidence intervals, and how many seeds it takes.
+"""Statistics over a few seeds: means, tests, confidence intervals, and the number of seeds that a difference needs.
 
-All of them take seeds to be independent, and values over seeds to be normal.
+Everything here assumes that seeds are independent and that values over seeds are normal.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from late_phase.support.errors import UserError
 
 LEVEL = 0.05
-"""What p is below where a difference counts as one; confidence intervals are of 1 − this."""
+"""A difference counts if p is below this level. Confidence intervals have the level 1 − LEVEL."""
 
 MOST_SEEDS = 10_000
-"""``seeds_needed`` looks no further."""
+"""``seeds_needed`` stops here."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Number of values, their mean, and their sample standard deviation (divided by n − 1), None where it isn't known."""
+    """Number of values, their mean, and their sample standard deviation (divided by n − 1), None if it is unknown."""
 
     n: int
     mean: float
@@ -30,7 +30,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
-        """Of values, in their unit. One value has no standard deviation; that of values that are not all finite is nan.
+        """Summarizes values in their unit. One value has no standard deviation; values that are not all finite have nan.
 
         Raises:
             ValueError: there are no values.
@@ -40,7 +40,7 @@ class Summary:
         return cls(len(values), float(statistics.mean(values)), std)
 
     def text(self, digits: int) -> str:
-        """Mean ± standard deviation with so many digits behind the point; what rounds to zero has no sign."""
+        """Returns mean ± standard deviation with ``digits`` digits after the point. Zero has no sign, even after rounding."""
         return f"{self.mean:z.{digits}f}" + ("" if self.std is None else f" ± {self.std:z.{digits}f}")
 
 
@@ -52,8 +52,9 @@ def mean_and_std(values: Sequence[float], digits: int) -> str:
 class Difference:
     """Mean difference, ours − other, and its 95 % confidence interval, both in the values' unit; p of the two-sided test.
 
-    Interval and p are None where a side is one value, or its spread is not known, or there is no spread at all. ``n`` are the
-    numbers of values, ours and the other's; ``paired`` says whether values of the same seed were compared.
+    Interval and p are None if a side has one value or an unknown spread. Without any spread the interval is None, and p is 1
+    if the difference is 0, else None. ``n`` has the numbers of values, first ours, then the other's. ``paired`` says whether
+    values of the same seed were compared.
     """
 
     mean: float
@@ -64,9 +65,9 @@ class Difference:
 
 
 def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """Two methods by their values: seed -> value.
+    """Compares two methods by their values, seed -> value.
 
-    By Student's t test of the differences of the seeds in common, if there are at least two; by Welch's test otherwise.
+    If the sides share at least two seeds, it uses Student's t test of the differences of these seeds, else Welch's test.
 
     Raises:
         UserError: a value is not finite.
@@ -84,16 +85,19 @@ def compare(ours: Mapping[int, float], other: Mapping[int, float]) -> Difference
 
 
 def compare_with_published(values: Sequence[float], mean: float, std: float | None, n: int) -> Difference:
-    """Values over seeds with a paper's mean of n values, and their sample standard deviation if known, by Welch's test.
+    """Compares values over seeds with a paper's mean of n values by Welch's test.
+
+    Args:
+        std: the paper's sample standard deviation; None if it is unknown.
 
     Raises:
         UserError: a number is not finite.
-        ValueError: there are no values, or ``n`` or ``std`` are out of their range.
+        ValueError: there are no values, or ``n`` or ``std`` is out of range.
     """
     published = {"the published mean": mean, "the published standard deviation": std or 0.0}
     _check_finite({f"value {i}": value for i, value in enumerate(values, 1)} | published)
     if n < 1 or (std is not None and std < 0):
-        raise ValueError(f"n={n} and std={std} can't be of published values: choose n of at least 1 and std of at least 0.")
+        raise ValueError(f"n={n} and std={std} can't describe published values: choose n of at least 1 and std of at least 0.")
     return _welch(Summary.of(values), Summary(n, mean, std))
 
 
@@ -104,22 +108,22 @@ def _check_finite(values: Mapping[str, float]) -> None:
 
 
 def _welch(ours: Summary, other: Summary) -> Difference:
-    """Welch's t test, with the degrees of freedom of Welch and Satterthwaite."""
+    """Does Welch's t test, with Welch and Satterthwaite's degrees of freedom."""
     mean, n = ours.mean - other.mean, (ours.n, other.n)
     if min(n) < 2 or ours.std is None or other.std is None:
         return Difference(mean, None, None, n, paired=False)
     own, others = ours.std / math.sqrt(ours.n), other.std / math.sqrt(other.n)
     error = math.hypot(own, others)
-    share = (own / error) ** 2 if error else 0.0  # of the variance; without any the degrees of freedom don't matter
+    share = (own / error) ** 2 if error else 0.0  # of the variance; if that is 0, the degrees of freedom don't matter
     return _by_t(mean, error, 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (other.n - 1)), n, paired=False)
 
 
 def _by_t(mean: float, error: float, freedom: float, n: tuple[int, int], paired: bool) -> Difference:
-    """By Student's t of a mean with this standard error and these degrees of freedom.
+    """Tests a mean with this standard error and these degrees of freedom by Student's t.
 
-    Values that are all the same tell nothing of the noise: accuracies come in steps, and so few seeds may hit the same one.
+    Values that are all the same tell nothing about the noise: accuracies come in steps, and a few seeds may hit the same step.
     """
-    from scipy.stats import t  # not above, as importing it takes long
+    from scipy.stats import t  # slow to import
 
     if not error:
         return Difference(mean, None, 1.0 if mean == 0 else None, n, paired)
@@ -129,7 +133,7 @@ def _by_t(mean: float, error: float, freedom: float, n: tuple[int, int], paired:
 
 
 def outcome(difference: Difference, more_is_better: bool) -> str:
-    """``better``, ``worse``, ``within noise``, or ``no test``."""
+    """Returns ``better``, ``worse``, ``within noise``, or ``no test``."""
     if difference.p is None:
         return "no test"
     if difference.p >= LEVEL:
@@ -138,33 +142,36 @@ def outcome(difference: Difference, more_is_better: bool) -> str:
 
 
 def verdict(difference: Difference, more_is_better: bool) -> str:
-    """The outcome with p, or why there is none."""
+    """Returns the outcome with p, or with the reason why there is no p."""
     p, said = difference.p, outcome(difference, more_is_better)
     if p is None:
         return f"{said} with n = 1" if min(difference.n) == 1 else f"{said}, as the spread over seeds is 0 or not known"
-    # As many digits as it takes to see on which side of the level p is, at least two.
+    # At least two digits, and enough to show on which side of the level p is.
     digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
     return f"{said} (p = {p:.{digits}g})" if p >= 0.001 else f"{said} (p < 0.001)"
 
 
 def seeds_needed(difference: float, std_one: float, std_other: float, power: float = 0.8, level: float = LEVEL) -> int | None:
-    """The least number of seeds of either side by which Welch's two-sided test finds a true difference with this power.
+    """Returns the least number of seeds on each side with which Welch's two-sided test finds a true difference with this power.
 
-    The power is exact for normal values. Let m = n − 1, s² be the sample variances σ² χ²_m / m, B the share of the first χ² in the
-    sum of both. B is of the distribution Beta(m/2, m/2) and independent of the sum, which is χ² of 2m. Given B, Welch's degrees of
-    freedom and so the critical value c are known, and Welch's t is noncentral t of 2m degrees of freedom, times
-    √((σ1² + σ2²) / 2(B σ1² + (1 − B) σ2²)).
+    The power is exact for normal values. Let m = n − 1, let the sample variances s² be σ² χ²_m / m, and let B be the share of
+    the first χ² in the sum of both. B has the distribution Beta(m/2, m/2) and is independent of the sum, which is χ² with 2m
+    degrees of freedom. B determines Welch's degrees of freedom, and so the critical value c. Given B, Welch's t is a noncentral
+    t with 2m degrees of freedom, times √((σ1² + σ2²) / 2(B σ1² + (1 − B) σ2²)).
 
     Args:
-        difference: of the means, in the unit of the standard deviations; its sign doesn't matter.
-        std_one: standard deviation over seeds of one side, ``std_other`` of the other.
-        power: the probability of p < ``level``, at least 0.5; below that it needn't grow with n.
+        difference: true difference of the means, in the unit of the standard deviations; its sign doesn't matter.
+        std_one: standard deviation over seeds of one side.
+        std_other: standard deviation over seeds of the other side.
+        power: the probability of p < ``level``, at least 0.5. A smaller power may not grow with n.
+        level: the level of the test.
 
     Returns:
-        At least 2; ``MOST_SEEDS`` where it takes as many or more; None where the difference is 0, which no number finds.
+        At least 2; at most ``MOST_SEEDS``, which stands for this number or more; None if the difference is 0, which no number
+        of seeds finds.
 
     Raises:
-        ValueError: a number is not finite or out of its range.
+        ValueError: a number is not finite or out of range.
     """
     from scipy.special import roots_gegenbauer
     from scipy.stats import nct, t
@@ -181,7 +188,7 @@ def seeds_needed(difference: float, std_one: float, std_other: float, power: flo
     one, other = (std_one / total) ** 2, (std_other / total) ** 2
 
     def power_of(n: int) -> float:
-        nodes, weights = roots_gegenbauer(32, n / 2 - 1)  # Gauss's quadrature of Beta(m/2, m/2)
+        nodes, weights = roots_gegenbauer(32, n / 2 - 1)  # Gaussian quadrature over Beta(m/2, m/2)
         share = (1 + nodes) / 2
         variance = share * one + (1 - share) * other
         freedom = (n - 1) * variance**2 / ((share * one) ** 2 + ((1 - share) * other) ** 2)

@@ -1,4 +1,4 @@
-"""Results of evaluation suites as tables for the screen."""
+"""Tables of suites' results for the screen."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from late_phase.reporting.runs import markdown
 
 UNITS = {"accuracy": "%", "ece": "%", "auroc": "%", "aupr": "%", "fpr95": "%", "disagreement": "%", "nll": "nats", "loss": "nats"}
-"""Last word of a metric's name, or its first before a dataset's -> unit, where it isn't a plain number."""
+"""Last word of a metric's name, or first word if a dataset's name follows -> unit. Other metrics have no unit."""
 
 
 def suite_table(record: dict[str, Any]) -> str:
-    """A table of a suite's results: a row for each metric, a column for whatever predicts."""
+    """Returns a table of a suite's results, with a row for each metric and a column for each predictor."""
     suite, numbers = record["suite"], record["metrics"]
     rows = flatness_rows(numbers) if suite == "flatness" else metric_rows(suite, numbers)
     return f"{suite}, {record['dataset']}\n\n{markdown(rows)}\n"

@@ -1,4 +1,4 @@
-"""What a sweep has found: a table with a row for each combination of the swept values, and a picture."""
+"""The results of a sweep: a table with a row for each combination of the swept values, and a picture."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from late_phase.reporting.runs import COLUMNS, Run, markdown
 from late_phase.reporting.statistics import Summary, mean_and_std
 
 SHOWN = ("test_accuracy", "test_nll", "test_bpc")
-"""Metrics in the table, which has a column of each for everything that predicts."""
+"""Metrics in the table, with a column for each predictor."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A combination of swept values, with its runs, which differ in the seed.
+    """A combination of swept values, with its runs, which differ only in the seed.
 
     Attributes:
-        values: key -> value, as it was written; the seed is none of the keys.
-        runs: those that are finished.
-        unfinished: seed -> state, of the others.
+        values: key -> value, as the user wrote it; without the seed.
+        runs: the finished runs.
+        unfinished: seed -> state of the other runs.
     """
 
     values: dict[str, str]
@@ -37,7 +37,7 @@ class Point:
         return named(self.values)
 
     def measured(self, predictor: str, metric: str) -> list[float]:
-        """A metric of the finished runs, if all of them have it."""
+        """Returns a metric of the finished runs; empty if one of them lacks it."""
         found = [run.record["metrics"].get(predictor, {}) for run in self.runs]
         return [metrics[metric] for metrics in found] if all(metric in metrics for metrics in found) else []
 
@@ -47,13 +47,13 @@ def named(values: dict[str, str]) -> str:
 
 
 def page(points: Sequence[Point]) -> str:
-    """The table, what its numbers are, and which runs it lacks."""
+    """Returns the table, a line on its numbers, and the runs that it lacks."""
     lines = [table(points), "", "On the test set: mean ± sample standard deviation over n seeds."]
     return "\n".join([*lines, *(lacking(point) for point in points if point.unfinished)])
 
 
 def table(points: Sequence[Point]) -> str:
-    """A Markdown table: a row for each point, with the metrics in the units of its columns' titles."""
+    """Returns a Markdown table with a row for each point. Its titles have the units."""
     there = {(name, key) for point in points for run in point.runs for name, own in run.record["metrics"].items() for key in own}
     predictors = sorted({name for name, _ in there}, key=lambda name: (name != "single", name))
     columns = [
@@ -74,7 +74,7 @@ def table(points: Sequence[Point]) -> str:
 
 
 def lacking(point: Point) -> str:
-    """Which runs of a point aren't finished, and what state they are in."""
+    """Returns the unfinished runs of a point with their states, as a line of text."""
     seeds: dict[str, list[str]] = {}
     for seed, state in point.unfinished.items():
         seeds.setdefault(state, []).append(str(seed))
@@ -83,10 +83,10 @@ def lacking(point: Point) -> str:
 
 
 def figure(points: Sequence[Point]) -> Figure | None:
-    """A picture of the single model, against the first key with several numbers: mean and sample standard deviation over seeds.
+    """Draws the single model's mean and sample standard deviation over seeds against the first key with several numbers.
 
-    It has a line for each combination of the other keys. Values of the axis that are no numbers, such as null, have no place in it,
-    and its label says so. None if no key has several numbers, or no run has a single model.
+    There is a line for each combination of the other keys. Values of the axis that aren't numbers, such as null, are left out,
+    and the axis label names them. Returns None if no key has several numbers, or no run has a single model.
     """
     numbers = {key: {number(point.values[key]) for point in points} - {None} for key in points[0].values}
     axis = next((key for key, found in numbers.items() if len(found) > 1), None)
@@ -107,7 +107,7 @@ def figure(points: Sequence[Point]) -> Figure | None:
 
 
 def draw(lines: dict[str, dict[float, Summary]], x_label: str, y_label: str) -> Figure:
-    """Lines with error bars, where there are any: label -> x -> what is there."""
+    """Draws lines, label -> x -> summary, with error bars where the standard deviation is known."""
     columns = 2 if max(map(len, lines)) < 30 else 1  # of the legend
     picture = Figure(figsize=(7, 4 + 0.25 * -(-len(lines) // columns)), layout="constrained")
     axes = picture.subplots()
@@ -116,7 +116,7 @@ def draw(lines: dict[str, dict[float, Summary]], x_label: str, y_label: str) -> 
         means, stds = [line[x].mean for x in xs], [math.nan if line[x].std is None else line[x].std for x in xs]
         style = ("-", "--", ":", "-.")[i // 10 % 4]  # there are ten colours
         bars = axes.errorbar(xs, means, stds, color=f"C{i % 10}", linestyle=style, marker="o", markersize=4, capsize=3, label=label)
-        shift = (i - (len(lines) - 1) / 2) * min(5, 30 / len(lines)) / 72  # in inches: lines don't hide each other's bars
+        shift = (i - (len(lines) - 1) / 2) * min(5, 30 / len(lines)) / 72  # in inches, so the lines don't hide each other's bars
         for part in bars.get_children():
             part.set_transform(axes.transData + ScaledTranslation(shift, 0, picture.dpi_scale_trans))
     ticks = sorted({x for line in lines.values() for x in line})
@@ -124,7 +124,7 @@ def draw(lines: dict[str, dict[float, Summary]], x_label: str, y_label: str) -> 
     if ticks[0] > 0 and ticks[-1] >= 100 * ticks[0]:  # such as learning rates
         axes.set_xscale("log")
         places = np.log(places)
-    if all(np.diff(places) > 0.03 * np.ptp(places)):  # their numbers don't run into each other
+    if all(np.diff(places) > 0.03 * np.ptp(places)):  # the labels don't overlap
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     axes.set_xlabel(x_label)
@@ -137,7 +137,7 @@ def draw(lines: dict[str, dict[float, Summary]], x_label: str, y_label: str) -> 
 
 
 def number(text: str) -> float | None:
-    """The finite number that a text is, or None."""
+    """Returns a text as a finite number, or None if it isn't one."""
     try:
         value = float(text)
     except ValueError:

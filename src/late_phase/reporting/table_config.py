@@ -14,23 +14,22 @@ from yaml import YAMLError
 from late_phase.support.errors import UserError, first_line
 
 SEEDS = (0, 1, 2)
-"""At other scales than the paper's."""
+"""Default seeds at scales other than the paper's."""
 
 
 @dataclass
 class Column:
-    """A number of each row, or, for a figure, several in a line.
+    """A column: one number for each row, or, in a figure, a line of numbers.
 
     Attributes:
-        title: with the unit.
-        metric: a key of what predicts, in ``metrics.json`` or in the results of a suite; with ``record`` a key of the
-            record itself.
-        suite: by which it is evaluated; empty for what the end of a run measures.
-        x: if the metric is a line of numbers, what they are over: ``epoch`` of a column of ``history.csv``, or a key beside the
-            metric. A table has the line's last number, or with ``mean`` the mean of all.
-        axis: title of the y axis where it is another one.
-        factor: from the metric's unit to the title's.
-        digits: behind the decimal point.
+        title: title with the unit.
+        metric: a predictor's key in ``metrics.json`` or in a suite's results; with ``record``, a key of the record itself.
+        suite: the suite that evaluates the metric; empty if the run itself measures it.
+        x: for a line of numbers, what they are plotted against: ``epoch`` for a column of ``history.csv``, or a key beside the
+            metric. The table shows the line's last number, or the mean of all if ``mean`` is set.
+        axis: title of the y axis; empty for the column's title.
+        factor: factor from the metric's unit to the title's.
+        digits: digits after the decimal point.
     """
 
     title: str = MISSING
@@ -47,19 +46,21 @@ class Column:
 
 @dataclass
 class Row:
-    """Runs of one config that differ in their seeds.
+    """Runs of one config that differ only in the seed.
 
     Attributes:
-        experiment: empty where nothing is trained.
-        overrides: of the experiment.
-        begins_from: experiment whose run of the same seed this one's begins from; its file says so for the paper's scale.
-        needs: what the row is about, where that is gone at other scales than the paper's but those in ``met_at``.
-        predictor: whose numbers these are.
-        seeds: empty for the table's; ``seeds_at`` are those at another scale.
+        experiment: empty if nothing is trained.
+        overrides: overrides of the experiment.
+        begins_from: experiment whose run with the same seed provides the weights that this row's run begins from. At the paper's
+            scale, the row's experiment already says so.
+        needs: what the row needs. Only the paper's scale and the scales in ``met_at`` have it.
+        predictor: the predictor that the numbers come from.
+        seeds: empty for the table's seeds.
+        seeds_at: scale -> seeds there.
         together: whether the runs are evaluated as one deep ensemble.
         against: name of the row that this one is compared with.
         paper: key of a column -> the paper's mean and, if there is one, its spread.
-        x: where the row stands in the figure.
+        x: the row's position in the figure.
     """
 
     name: str = MISSING
@@ -78,19 +79,21 @@ class Row:
     note: str = ""
 
     def suites(self, columns: Mapping[str, Column]) -> list[str]:
-        """By which its runs are evaluated; at its end a run has measured the accuracy itself, a deep ensemble hasn't."""
+        """Returns the suites that evaluate the row's runs. A run measures its own accuracy; a deep ensemble needs a suite."""
         named = (column.suite or "accuracy" for column in columns.values() if column.suite or self.together)
         return list(dict.fromkeys(named))
 
 
 @dataclass
 class Table:
-    """
+    """A table or a figure.
+
     Attributes:
-        place: in the paper.
-        seeds: of each row that doesn't have its own; ``seeds_at`` are those at another scale, or else ``SEEDS``.
-        scales: scale -> the one that this table takes instead of it, such as a text instead of images.
-        figure: title of the x axis, if this is a figure of the paper, or has one.
+        place: its table or figure in the paper.
+        seeds: seeds of each row without its own.
+        seeds_at: scale -> seeds there; ``SEEDS`` at scales that aren't listed.
+        scales: scale -> scale that this table takes instead, such as one with text instead of images.
+        figure: title of the x axis; empty if there is no figure.
     """
 
     title: str = MISSING
@@ -104,26 +107,26 @@ class Table:
     figure: str = ""
 
     def scale(self, chosen: str) -> str:
-        """The scale that it is made at where this one was chosen, which is empty for the paper's."""
+        """Returns the scale that this table takes if the user has chosen ``chosen``. Empty means the paper's scale."""
         return self.scales.get(chosen, chosen)
 
 
 def seeds_of(table: Table, row: Row, scale: str) -> list[int]:
-    """A row's seeds at a scale, which is empty for the paper's."""
+    """Returns a row's seeds at a scale. Empty means the paper's scale."""
     if scale:
         return row.seeds_at.get(scale) or table.seeds_at.get(scale) or list(SEEDS)
     return row.seeds or table.seeds
 
 
 UNREADABLE = (OSError, ValueError, YAMLError, OmegaConfBaseException)
-"""What :func:`typed` raises."""
+"""The errors that :func:`typed` raises."""
 
 
 def typed(schema: type[Any], path: Path) -> Any:
-    """The instance of a dataclass that a YAML file describes, with all its keys.
+    """Reads an instance of a dataclass from a YAML file, which must have all required keys.
 
     Raises:
-        OSError, ValueError, yaml.YAMLError, omegaconf.errors.OmegaConfBaseException: it describes none.
+        OSError, ValueError, yaml.YAMLError, omegaconf.errors.OmegaConfBaseException: the file is not valid.
     """
     merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path))
     if lacking := OmegaConf.missing_keys(merged):
@@ -132,10 +135,10 @@ def typed(schema: type[Any], path: Path) -> Any:
 
 
 def read_table(path: Path) -> Table:
-    """The table that a file describes.
+    """Reads a table from its file.
 
     Raises:
-        UserError: it describes none.
+        UserError: the file is not a valid table.
     """
     try:
         table: Table = typed(Table, path)
@@ -144,20 +147,20 @@ def read_table(path: Path) -> Table:
             raise ValueError("it has no rows or no columns")
         drawn = any(row.x is not None for row in table.rows) or any(column.x for column in table.columns.values())
         if drawn != bool(table.figure):
-            raise ValueError("an x and a figure go together, and one of them is not there")
+            raise ValueError("a figure needs an x, and an x needs a figure")
         for row in table.rows:
             if names.count(row.name) > 1:
-                raise ValueError(f"there are several rows of the name {row.name}")
+                raise ValueError(f"several rows have the name {row.name}")
             if row.against and row.against not in names:
-                raise ValueError(f"{row.name} is compared with {row.against}, which is no row")
+                raise ValueError(f"{row.name} is compared with {row.against}, which is not a row")
             if row.against == row.name:
                 raise ValueError(f"{row.name} is compared with itself")
             if row.together and any(column.x == "epoch" for column in table.columns.values()):
                 raise ValueError(f"{row.name} is a deep ensemble, which has no epochs")
             if unknown := row.paper.keys() - table.columns.keys():
-                raise ValueError(f"{row.name} has numbers of {', '.join(sorted(unknown))}, which is no column")
+                raise ValueError(f"{row.name} has the paper's number for {', '.join(sorted(unknown))}, which is not a column")
             if not all(1 <= len(numbers) <= 2 for numbers in row.paper.values()):
-                raise ValueError(f"a number of {row.name} is not [mean] or [mean, spread]")
+                raise ValueError(f"the paper's numbers of {row.name} must be [mean] or [mean, spread]")
         return table
     except UNREADABLE as error:
-        raise UserError(f"{path} is no table ({first_line(error)}): see its neighbours.") from error
+        raise UserError(f"{path} is not a valid table ({first_line(error)}): compare it with the other tables.") from error

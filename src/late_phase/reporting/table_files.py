@@ -1,4 +1,4 @@
-"""The files that a table is written to: for people, for programs, for a paper, and for the page of all results."""
+"""The files of a table: Markdown for people, CSV for programs, LaTeX for a paper, and JSON for the page of all results."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from late_phase.reporting.tables import Said, as_csv, as_latex, as_markdown, com
 from late_phase.support.files import write_json, write_text
 
 PAPER = "paper"
-"""The scale of a record where none was chosen."""
+"""The scale in a record if none was chosen."""
 
 KEYS = {"name", "place", "scale", "changes", "said", "columns", "rows", "comparisons", "runs"}
-"""Of a record."""
+"""The keys of a record."""
 
 
 def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, scale: str, changes: Sequence[str]) -> list[Path]:
-    """Writes ``tables/[SCALE/]NAME.md``, ``.csv``, ``.tex`` and ``.json`` below ``to``, and if there is a figure, and there are
-    numbers for it, ``figures/[SCALE/]NAME.svg`` and ``.png``. Returns their paths.
+    """Writes a table's files below ``to`` and returns their paths.
+
+    The files are ``tables/[SCALE/]NAME.md``, ``.csv``, ``.tex`` and ``.json``. A figure with numbers also has
+    ``figures/[SCALE/]NAME.svg`` and ``.png``.
 
     Args:
-        scale: empty for the paper's.
+        scale: empty for the paper's scale.
         changes: see :func:`late_phase.reporting.tables.say`.
     """
     folder, said = to / "tables" / scale, say(table, results, changes)
     texts = {"md": as_markdown(said), "csv": as_csv(table, results), "tex": as_latex(said)}
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock := folder / f".{name}.lock"):  # two calls may come to the same table
+    with FileLock(lock := folder / f".{name}.lock"):  # two processes may write the same table
         for suffix, text in texts.items():
             write_text(folder / f"{name}.{suffix}", text)
         drawn = draw(table, results, to / "figures" / scale / name) if table.figure else []
@@ -46,7 +48,7 @@ def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, sca
 def as_record(
     table: Table, results: Mapping[str, Numbers], said: Said, name: str, scale: str, changes: Sequence[str]
 ) -> dict[str, Any]:
-    """All of a table as plain values: what the page of all results is made of."""
+    """Returns the whole table as plain values, for the page of all results."""
     return {
         "name": name,
         "place": table.place,
@@ -83,7 +85,7 @@ def as_record(
 
 
 def difference_of(comparison: Mapping[str, Any]) -> Difference:
-    """The difference in one of a record's comparisons."""
+    """Returns the difference in one of a record's comparisons."""
     interval = comparison["interval"]
     return Difference(
         comparison["mean"],

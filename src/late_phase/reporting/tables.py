@@ -1,4 +1,4 @@
-"""Tables of the paper, made of finished runs: the paper's numbers beside ours, and what their differences say."""
+"""Tables of the paper, made from finished runs: the paper's numbers beside ours, and verdicts on the differences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from late_phase.support.console import duration
 
 
 def paper_cell(numbers: Sequence[float] | None, digits: int) -> str:
-    """The paper's mean ± spread, or nothing."""
+    """Returns the paper's mean ± spread, or an empty text."""
     return "" if numbers is None else " ± ".join(f"{number:.{digits}f}" for number in numbers)
 
 
 def own_cell(numbers: Numbers, key: str, column: Column) -> str:
-    """Ours: mean ± sample standard deviation over seeds; and how many seeds there are, if these are not all."""
+    """Returns our mean ± sample standard deviation over seeds, with the number of seeds if some are missing."""
     values = list(numbers.values[key].values())
     if not values:
         if numbers.without or key in numbers.impossible:
@@ -34,7 +34,10 @@ def own_cell(numbers: Numbers, key: str, column: Column) -> str:
 
 
 def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
-    """The table as texts, its first row the titles: for each column the paper's numbers, where it has any, and ours; and n."""
+    """Returns the table as texts, with titles in the first row.
+
+    Each column has the paper's numbers, if there are any, and ours. The last column is n.
+    """
     published = {key for row in table.rows for key in row.paper}
     columns = [(key, whose) for key in table.columns for whose in ("paper", "ours") if whose == "ours" or key in published]
     rows = [["", *(f"{whose}: {table.columns[key].title}" for key, whose in columns), "n"]]
@@ -51,13 +54,13 @@ def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Said:
-    """All that a table says.
+    """The texts of a table.
 
     Attributes:
         heading: place and title.
-        changes: by what our runs differ from the paper's; empty if by nothing.
+        changes: how our runs differ from the paper's; empty if they don't.
         cells: see :func:`cells`.
-        findings: what the differences between rows are, or those from the paper.
+        findings: differences between rows, and differences from the paper's numbers.
         notes: see :func:`notes`.
     """
 
@@ -69,14 +72,16 @@ class Said:
 
 
 def say(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = ()) -> Said:
-    """
+    """Returns the texts of a table.
+
     Args:
-        changes: overrides of all runs, by which these are others than the paper's; without any they are compared with the paper's.
+        changes: overrides of all runs that make them differ from the paper's. Only without any are our numbers compared with the
+            paper's.
     """
     findings = [comparison.in_words() for comparison in comparisons(table, results)]
     if not changes:
         findings += reproductions(table, results)
-    told = f"Ours are with `{' '.join(changes)}`: of differences only the signs compare with the paper's." if changes else ""
+    told = f"Our runs use `{' '.join(changes)}`: only the signs of differences compare with the paper's." if changes else ""
     return Said(f"{table.place}: {table.title}", told, cells(table, results), findings, notes(table, results))
 
 
@@ -89,12 +94,13 @@ def as_markdown(said: Said) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows in one column, row − against, and what the paper's numbers say of them.
+    """A comparison of two rows in one column, row − against, with the paper's difference.
 
     Attributes:
-        key: of the column.
-        paper: the paper's difference, None if it has none.
-        seeds: how many seeds of either row show such a difference four times of five; None if the paper's spread is not known.
+        key: key of the column.
+        paper: the paper's difference; None if it has none.
+        seeds: number of seeds of each row that shows the paper's difference four times out of five; 0 if no number does; None
+            if the paper's spread is unknown.
     """
 
     row: str
@@ -112,11 +118,11 @@ class Comparison:
         line += f". The paper: {self.paper:+z.{self.column.digits}f}"
         if self.seeds is None:
             return line
-        return f"{line}, which takes {self.seeds if self.seeds else 'any number of'} seeds to be seen"
+        return f"{line}, which {self.seeds if self.seeds else 'no number of'} seeds would show"
 
 
 def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison]:
-    """Each row that is compared with another one, in each column where both have numbers."""
+    """Compares each row with its ``against``, in each column where both have numbers."""
     rows, found = {row.name: row for row in table.rows}, []
     for row in table.rows:
         for key, column in table.columns.items() if row.against else ():
@@ -128,7 +134,7 @@ def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison
 
 
 def of_paper(one: Sequence[float] | None, other: Sequence[float] | None) -> tuple[float | None, int | None]:
-    """The paper's difference, and how many seeds would show it, 0 for one that none would; see :class:`Comparison`."""
+    """Returns the paper's difference and the number of seeds that would show it: see :class:`Comparison`."""
     if one is None or other is None:
         return None, None
     difference = one[0] - other[0]
@@ -136,7 +142,7 @@ def of_paper(one: Sequence[float] | None, other: Sequence[float] | None) -> tupl
 
 
 def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
-    """A line for each of our numbers that differs from the paper's by more than noise."""
+    """Returns a line for each of our numbers that differs from the paper's by more than noise."""
     lines = []
     for row in table.rows:
         for key, values in results[row.name].values.items():
@@ -144,12 +150,12 @@ def reproductions(table: Table, results: Mapping[str, Numbers]) -> list[str]:
             if values and published is not None and len(published) == 2:
                 found = compare_with_published(list(values.values()), *published, results[row.name].published)
                 if found.p is not None and found.p < LEVEL:
-                    lines.append(f"{row.name}, {column.title}, is not the paper's: {told(found, column)}")
+                    lines.append(f"{row.name}, {column.title}, differs from the paper: {told(found, column)}")
     return lines
 
 
 def told(difference: Difference, column: Column) -> str:
-    """A difference in words."""
+    """Returns a difference in words."""
     interval = difference.interval
     between = "" if interval is None else f" (95 %: {interval[0]:+z.{column.digits}f} to {interval[1]:+z.{column.digits}f})"
     tested = f"paired by seed, n = {difference.n[0]}" if difference.paired else f"n = {difference.n[0]} and {difference.n[1]}"
@@ -157,32 +163,32 @@ def told(difference: Difference, column: Column) -> str:
 
 
 def notes(table: Table, results: Mapping[str, Numbers]) -> list[str]:
-    """What has to be said of the numbers: which are missing and why, what is not as in the paper, and where ours come from."""
-    lines = [f"{name} has no runs here: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
+    """Returns the notes below a table: which numbers are missing and why, what differs from the paper, and where ours come from."""
+    lines = [f"{name} has no runs: {numbers.without.rstrip('.')}." for name, numbers in results.items() if numbers.without]
     lines += [f"{name}, {what} failed: {error}" for name, numbers in results.items() for what, error in numbers.failed.items()]
     titles: dict[str, list[str]] = {}
     for key, column in table.columns.items():
         for reason in dict.fromkeys(own.impossible[key] for own in results.values() if key in own.impossible):
             titles.setdefault(reason, []).append(column.title)
-    lines += [f"{', '.join(own)}: none, as {reason}." for reason, own in titles.items()]
+    lines += [f"{', '.join(own)}: no numbers, as {reason}." for reason, own in titles.items()]
     lines += [f"{row.name}: {row.note}" for row in table.rows if row.note]
     ensembles = {row.name: results[row.name] for row in table.rows if row.together}
-    lines += [f"{name}: ours is of {len(own.records)} runs." for name, own in ensembles.items() if any(own.values.values())]
+    lines += [f"{name}: ours combines {len(own.records)} runs." for name, own in ensembles.items() if any(own.values.values())]
     lines += [*table.notes, *provenance(runs_of(results))]
     if len(codes := set().union(*(own.evaluated_by for own in results.values()))) > 1:
-        lines.append(f"The evaluations are by {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
+        lines.append(f"The evaluations mix {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
     return lines
 
 
 def runs_of(results: Mapping[str, Numbers]) -> list[dict[str, Any]]:
-    """The records of all runs, each once: rows may share them."""
+    """Returns the records of all runs, each once, as rows may share runs."""
     of_rows = (record for numbers in results.values() for record in numbers.records)
-    own = ("experiment", "variant", "seed", "seconds")  # the last tells runs apart that took each other's place
+    own = ("experiment", "variant", "seed", "seconds")  # seconds tell a run from one that replaced it
     return list({tuple(record[key] for key in own): record for record in of_rows}.values())
 
 
 def provenance(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What code and which hardware the numbers of runs come from, and how long it took."""
+    """Returns lines on the hardware, training time and code that the numbers of runs come from."""
     if not records:
         return []
     devices = ", ".join(sorted({str(record["device"]) for record in records}))
@@ -190,7 +196,7 @@ def provenance(records: Sequence[Mapping[str, Any]]) -> list[str]:
     took = duration(sum(record["seconds"] for record in records))
     lines = [f"Ours: {len(records)} run{'s' * (len(records) > 1)} on {devices}, {took} of training, by commit {commits}."]
     if len(codes := {code_of(record) for record in records}) > 1:
-        lines.append(f"The runs are mixed, by {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
+        lines.append(f"The runs mix {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
     return lines
 
 
@@ -199,7 +205,7 @@ def _short(commit: str | None) -> str:
 
 
 def as_csv(table: Table, results: Mapping[str, Numbers]) -> str:
-    """A line for each row and column, numbers in full."""
+    """Returns the table as CSV: a line for each row and column, with unrounded numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "column", "paper_mean", "paper_spread", "mean", "std", "n", "values_by_seed"])
@@ -215,7 +221,7 @@ def as_csv(table: Table, results: Mapping[str, Numbers]) -> str:
 
 
 def as_latex(said: Said) -> str:
-    """The table as a ``tabular``."""
+    """Returns the table as a LaTeX ``tabular``."""
     first, *rows = ([_tex(cell) for cell in row] for row in said.cells)
     lines = [f"\\begin{{tabular}}{{l{'r' * (len(first) - 1)}}}", " & ".join(first) + " \\\\", "\\hline"]
     return "\n".join([*lines, *(" & ".join(row) + " \\\\" for row in rows), "\\end{tabular}"]) + "\n"

@@ -1,1 +1,1 @@
-"""A run: its directory, its config and its numbers in files, where they come from, and the models of finished runs."""
+"""A run: its directory, the files with its config and numbers, their provenance, and the models of finished runs."""

@@ -1,4 +1,4 @@
-"""The file with a run's config."""
+"""Writes and reads the file with a run's config."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def to_yaml(config: TrainConfig) -> str:
 
 
 def from_yaml(path: Path) -> TrainConfig:
-    """The config that :func:`to_yaml` wrote.
+    """Reads a config that :func:`to_yaml` has written.
 
     Raises:
-        UserError: the file isn't one, or has a choice that nobody has registered.
+        UserError: the file isn't the config of a run, or has a choice that is not registered.
     """
     try:
-        # The first runs had not these groups.
+        # Configs of the oldest runs lack these groups.
         plain = {"ensemble": {"name": "none"}, "averaging": {"name": "none"}} | OmegaConf.to_container(OmegaConf.load(path))
         config = OmegaConf.structured(TrainConfig)
         for group, choices in CHOICES.items():
             if (name := plain[group]["name"]) not in choices:
-                raise ValueError(f"{group}={name} is unknown, as without its plug-in")
+                raise ValueError(f"{group}={name} is unknown, so its plug-in may be missing")
             config[group] = OmegaConf.structured(choices[name].config)
         return expand_paths(OmegaConf.to_object(OmegaConf.merge(config, plain)))
     except (OSError, KeyError, TypeError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of one.") from error
+        raise UserError(f"{path} is not the config of a run ({first_line(error)}): give the directory of a run.") from error

@@ -1,7 +1,7 @@
-"""The directory of one run: what is where, and files that are whole or absent.
+"""The directory of one run: names, writes and reads its files, which are whole or absent.
 
-See the table in the README; files of weights are those of ``late_phase.methods``. ``metrics.json`` is written last: where it is,
-the run is finished.
+The README lists the files. ``late_phase.methods`` writes those with weights. ``metrics.json`` is written last: a run that has it is
+finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from late_phase.support.files import atomic, write_text
 
 
 class RunDirectory:
-    """Paths, checkpoints, history and metrics of one run."""
+    """The paths, checkpoints, history and metrics of one run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,10 +44,10 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the directory.
+        """Keeps other processes out of the directory during the block.
 
         Raises:
-            Busy: another process is in it.
+            Busy: another process holds the directory.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / ".lock"
@@ -61,10 +61,10 @@ class RunDirectory:
             raise Busy(f"{self.path} is in use by another process: wait for it or choose another seed.") from None
 
     def refuse_other_config(self, config: TrainConfig) -> None:
-        """A config that is here already must say the same of all that the result depends on.
+        """Refuses a config whose identity differs from that of the config in the directory.
 
         Raises:
-            UserError: it doesn't.
+            UserError: the directory has such a config.
         """
         if self.config.exists():
             changes = differences(identity(from_yaml(self.config)), identity(config))
@@ -77,7 +77,7 @@ class RunDirectory:
         write_text(self.config, to_yaml(config))
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The metrics of a finished run, or None.
+        """Returns the metrics of a finished run; None if the run isn't finished.
 
         Raises:
             UserError: the file is damaged.
@@ -98,7 +98,7 @@ class RunDirectory:
         write_text(self.history, text.getvalue())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Writes a checkpoint; the last good one before is kept beside it."""
+        """Writes a checkpoint, and keeps the previous one beside it unless that is damaged."""
         with atomic(self.checkpoint) as partial:
             torch.save(state, partial)
             if self.checkpoint.exists() and self.checkpoint not in self._damaged:
@@ -106,13 +106,13 @@ class RunDirectory:
         self._damaged.discard(self.checkpoint)
 
     def last_checkpoint(self) -> Path | None:
-        """Where the latest checkpoint is."""
+        """Returns the path of the latest checkpoint; None if there is none."""
         return next((path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()), None)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The latest good checkpoint; None if there is none.
+        """Loads the latest good checkpoint; None if there is none.
 
-        A damaged one is passed over, with a warning: torch alone notices a truncated file, checksums any other damage.
+        A damaged checkpoint is skipped with a warning. torch notices only truncated files; checksums find any other damage.
         """
         for path in (self.checkpoint, self.previous_checkpoint):
             if not path.exists():
@@ -126,5 +126,5 @@ class RunDirectory:
             except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
                 reason = first_line(error)
             self._damaged.add(path)
-            warnings.warn(f"{path} is damaged and passed over ({reason}).", stacklevel=2)
+            warnings.warn(f"{path} is damaged and skipped ({reason}).", stacklevel=2)
         return None

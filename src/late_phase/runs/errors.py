@@ -1,4 +1,4 @@
-"""Why a run, or an evaluation of one, has failed: a file in its folder, for tables to tell."""
+"""Records why a run or its evaluation has failed, in a file in its folder. Tables show the reason."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from late_phase.support.errors import Busy, UserError, first_line
 
 ERROR = "error.txt"
-"""Of a run, in its directory."""
+"""Name of the file, in the run directory."""
 
 
 def error_of(suite: str) -> str:
-    """Of the evaluation by a suite, beside its results."""
+    """Returns the name of the file for an evaluation by a suite, beside its results."""
     return f"{suite}.{ERROR}"
 
 
 @contextmanager
 def recorded(file: Path | None) -> Iterator[None]:
-    """Around work whose error goes into a file as well; that of an attempt before is removed."""
+    """Writes an error of the block to a file as well, and raises it again. A file of an earlier attempt is removed first."""
     if file is None:
         yield
         return
     file.unlink(missing_ok=True)
     try:
         yield
-    except Busy:  # whoever is at it will tell
+    except Busy:  # the other process records its own error
         raise
     except Exception as error:
         from late_phase.support.files import write_text  # imports torch

@@ -1,4 +1,4 @@
-"""Loggers besides ``history.csv``, which is always written."""
+"""Loggers, which run in addition to ``history.csv``: that file is always written."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class WandbConfig(Chosen):
 
 
 class Logger:
-    """Nothing besides ``history.csv``; what other loggers override. Leaving it, as a context manager, ends the log.
+    """A logger that writes nothing besides ``history.csv``, and the base class of the others. As a context manager it ends the log.
 
     Args:
-        directory: of the run.
-        config: what is to be shown of the run's config.
+        directory: the run directory.
+        config: the part of the run's config to show.
     """
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
@@ -43,18 +43,18 @@ class Logger:
         pass
 
     def log(self, row: dict[str, Any]) -> None:
-        """A row of the history, once per epoch."""
+        """Logs a row of the history, once per epoch."""
 
     def finish(self, metrics: dict[str, dict[str, float]]) -> None:
-        """The metrics of the finished run."""
+        """Logs the metrics of the finished run."""
 
 
 class WandbLogger(Logger):
-    """Weights & Biases; in mode ``offline`` it needs neither a network nor an account, and ``wandb sync`` uploads later."""
+    """A logger for Weights & Biases. Mode ``offline`` needs neither network nor account, and ``wandb sync`` uploads later."""
 
     def __init__(self, directory: Path, config: dict[str, Any], project: str, entity: str | None, mode: str) -> None:
         try:
-            from wandb import Error, Settings, init  # takes seconds, so only who wants it waits
+            from wandb import Error, Settings, init  # takes seconds, so it is imported only when used
         except ImportError as error:
             cure = "run `pip install wandb` or choose logger=csv"
             raise UserError(f"logger=wandb needs the package wandb ({first_line(error)}): {cure}.") from error

@@ -1,4 +1,4 @@
-"""Trained models, from files: those of a run, of several runs as a deep ensemble, or weights of any origin."""
+"""Loads trained models from files: of a run, of several runs as a deep ensemble, or from weights of any origin."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ from late_phase.tasks.task import TrainedModels
 
 
 def models_of_run(config: TrainConfig, files: RunDirectory, device: torch.device, dataset: Any, own: bool = True) -> TrainedModels:
-    """A run by the weights that it has exported, on its ``own`` dataset, or on another one of the same kind.
+    """Loads a run from the weights that it has exported.
+
+    Args:
+        dataset: the data to evaluate on, of the kind that the run was trained on.
+        own: whether it is the dataset that the run was trained on.
 
     Raises:
         UserError: a file is damaged, or the dataset doesn't fit the model.
@@ -68,14 +72,14 @@ def train_again(files: RunDirectory, error: Exception) -> UserError:
 def models_of_runs(
     path: Path, seeds: Sequence[int] | None, other: DatasetConfig | None, device: torch.device
 ) -> tuple[TrainedModels, dict[str, Any]]:
-    """A finished run in ``path``, or those in ``path/seed=<n>`` as a deep ensemble; and where they come from.
+    """Loads the finished run in ``path``, or the runs in ``path/seed=<n>`` as a deep ensemble, and returns their provenance, too.
 
     Args:
-        seeds: of the ensemble; all that there are by default.
-        other: the dataset that they are evaluated on, without a part to train on; their own by default.
+        seeds: the seeds of the ensemble; by default all that ``path`` has.
+        other: the dataset to evaluate on, without a part to train on; by default the runs' own dataset.
 
     Raises:
-        UserError: there is no such run, or the runs were not trained on the same data, or the dataset doesn't fit.
+        UserError: there is no such run, the runs were not trained on the same data, or the dataset doesn't fit.
     """
     seeds = deep_ensemble.find_seeds(path, seeds)
     runs = [RunDirectory(path)] if seeds is None else [RunDirectory(path / f"seed={seed}") for seed in seeds]
@@ -86,16 +90,16 @@ def models_of_runs(
     first, own = configs[0], other is None
     if other is not None and other.task != first.dataset.task:
         raise UserError(
-            f"dataset={other.name} is not of the kind that {runs[0].path} was trained on: choose one like {first.dataset.name}."
+            f"dataset={other.name} is not of the kind that {runs[0].path} was trained on: choose data like {first.dataset.name}."
         )
     kind = tasks.kind_of(first.dataset)
     dataset = kind.load(first.dataset) if other is None else kind.load_for_evaluation(other)
     of_each: list[TrainedModels] = []
     for files, config in zip(runs, configs, strict=True):
         of_each.append(models_of_run(config, files, device, dataset, own))
-        dataset = of_each[-1].task.dataset  # on the device now, for the others too
+        dataset = of_each[-1].task.dataset  # now on the device, and shared by the other runs
     fingerprint, version = of_each[0].task.fingerprint(), code_version()
-    if not own:  # then only the runs' own data have to be the same
+    if not own:  # only the data that the runs were trained on must agree
         fingerprint = {key: finished[0].get(key) for key in fingerprint}
     records = []
     for files, config, metrics in zip(runs, configs, finished, strict=True):
@@ -116,10 +120,10 @@ def models_of_runs(
 
 
 def read_finished(files: RunDirectory) -> dict[str, Any]:
-    """The ``metrics.json`` of a finished run.
+    """Reads the ``metrics.json`` of a finished run.
 
     Raises:
-        UserError: there is none.
+        UserError: the run isn't finished, or the file is damaged.
     """
     metrics = files.read_metrics()
     if metrics is None:
@@ -128,29 +132,35 @@ def read_finished(files: RunDirectory) -> dict[str, Any]:
 
 
 def refuse_other_data(files: RunDirectory, metrics: dict[str, Any], expected: dict[str, Any], name: str) -> None:
-    """Refuses a run whose record says that it was trained on other data than ``expected``, under the same name.
+    """Refuses a run that was trained on other data of the same name.
+
+    Args:
+        metrics: the run's record, which has the fingerprint of its data.
+        expected: the fingerprint that it must have.
+        name: the name of the dataset.
 
     Raises:
-        UserError: it was.
+        UserError: the fingerprints differ.
     """
     for key, value in expected.items():
         if metrics.get(key) != value:
             raise UserError(
-                f"run={files.path} was trained on a text of sha256 {metrics.get(key)}, not {value} as that of {name} "
-                "or of other runs is: choose runs of the same text, or name one by dataset=text_file dataset.path=FILE."
+                f"run={files.path} was trained on a text with sha256 {metrics.get(key)}, but the text of {name} or of another run "
+                f"has {value}: choose runs of the same text, or name one with dataset=text_file dataset.path=FILE."
             )
 
 
 def models_of_weights(
     architecture: ArchitectureConfig, dataset: DatasetConfig, to: Path, device: torch.device
 ) -> tuple[TrainedModels, dict[str, Any]]:
-    """Weights of any origin, which ``architecture.weights`` names, on a dataset; and where they come from.
+    """Loads weights of any origin, which ``architecture.weights`` names, and returns their provenance, too.
 
     Args:
+        dataset: the dataset to evaluate on.
         to: the folder for results.
 
     Raises:
-        UserError: the weights or the dataset are not to be had, or don't go together.
+        UserError: the weights or the dataset can't be loaded, or they don't fit each other.
     """
     kind, weights = tasks.kind_of(dataset), architecture.weights
     task = kind.for_weights(dataset, Path(weights), device)

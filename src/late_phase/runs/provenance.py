@@ -1,4 +1,4 @@
-"""Where numbers come from."""
+"""The provenance of numbers: config, version of the code, and hardware."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from late_phase.config.training import TrainConfig
 PACKAGE = Path(__file__).resolve().parent.parent
 
 COMPUTING = ("architectures/", "data/", "evaluation/", "layers/", "methods/", "optimization/", "suites/", "tasks/", "training/")
-"""Folders of the package whose code the numbers of a run depend on, beside the method's own modules at the top, and these:"""
+"""Folders whose code the numbers of a run depend on. So do ``COMPUTING_TOO`` and the modules at the top of the package."""
 COMPUTING_TOO = ("support/devices.py", "support/seeding.py")
 
 
 def record_of(
     config: TrainConfig, directory: Path, device: torch.device, seconds: float, version: dict[str, Any]
 ) -> dict[str, Any]:
-    """Where metrics come from: the first entries of ``metrics.json``. Experiment and variant are those of the directory's name.
+    """Returns the provenance of metrics, which are the first entries of ``metrics.json``.
+
+    The name of the directory gives experiment and variant.
 
     Args:
-        version: :func:`code_version` at the start.
+        version: :func:`code_version` at the start of the run.
     """
     variant = directory.resolve().parent
     return {
@@ -44,13 +46,13 @@ def record_of(
 
 
 def code_version() -> dict[str, Any]:
-    """The commit, for people, and a hash of what the code computes: the same for two commits that compute the same."""
+    """Returns the commit, for people, and a hash of the computing code, which is the same if two commits compute the same."""
     return {"git_commit": git_commit(), "code": code_digest()}
 
 
 @functools.cache
 def code_digest(package: Path = PACKAGE) -> str:
-    """A hash of the code that results depend on, without its comments, docstrings, errors and layout."""
+    """Returns a hash of the code that results depend on, without its comments, docstrings, errors and layout."""
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package).as_posix()
@@ -61,7 +63,7 @@ def code_digest(package: Path = PACKAGE) -> str:
 
 
 class _Computing(ast.NodeTransformer):
-    """Leaves out what changes no result: strings that are statements, as docstrings are, and what is raised."""
+    """Removes code that changes no result: strings that are statements, such as docstrings, and raised errors."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         return ast.Pass() if isinstance(node.value, ast.Constant) else node
@@ -71,9 +73,9 @@ class _Computing(ast.NodeTransformer):
 
 
 def git_commit(code: Path = PACKAGE) -> str | None:
-    """The commit of the folder ``code``, with ``-dirty`` if its files differ, new ones too; None outside of a repository.
+    """Returns the commit of the folder ``code``, with ``-dirty`` if it has changed or new files; None outside of a repository.
 
-    Files elsewhere, such as the results that runs leave, make no difference.
+    Files elsewhere, such as the results of runs, don't count.
     """
     command = ["git", "--no-optional-locks", "-C", str(code), "status", "--porcelain=v2", "--branch", "--", "."]
     try:

@@ -1,4 +1,4 @@
-"""Suites: what trained models are evaluated by, one function each."""
+"""Suites, which evaluate trained models: one function each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 class Suite(NamedTuple):
-    """
+    """A suite.
+
     Attributes:
-        compute: a number for each of what predicts and each metric, and of how much they are, such as ``{"images": 10000}``: what
-            the models' task calls its ``amount()``. It raises ``UserError``, or ``ValueError``, where they are not to be had.
+        compute: returns a number for each predictor and metric, and the amount of data, such as ``{"images": 10000}``, which the
+            models' task calls its ``amount()``. It raises ``UserError`` or ``ValueError`` if the numbers can't be computed.
         tasks: kinds of task that it is for; empty for all kinds.
-        elsewhere: whether it means something on another dataset than the one that the models were trained on.
+        elsewhere: whether it makes sense on another dataset than the one that the models were trained on.
     """
 
     compute: Compute
@@ -39,7 +40,7 @@ def register(name: str, compute: Compute, tasks: tuple[str, ...] = (), elsewhere
         ValueError: the name is taken.
     """
     if name in (*SUITES, "all"):
-        raise ValueError(f"suite={name} is there already: choose another name.")
+        raise ValueError(f"suite={name} already exists: choose another name.")
     SUITES[name] = Suite(compute, tasks, elsewhere)
 
 

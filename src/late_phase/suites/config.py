@@ -1,4 +1,4 @@
-"""The config of an evaluation, and what it can't say."""
+"""The config of an evaluation, and its checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from late_phase.support.errors import UserError
 from late_phase.support.paths import check_utf8
 
 OWN = "own"
-"""The dataset that a run was trained on, and the architecture of its model, for its evaluation."""
+"""Stands for the dataset that a run was trained on, and for the architecture of its model."""
 
 
 @dataclass
@@ -25,11 +25,15 @@ class FlatnessConfig:
     draws: int = MISSING
 
     def check(self) -> None:
-        """Raises ``UserError`` for a grid or a number of draws that can't be."""
+        """Checks the grid and the number of draws.
+
+        Raises:
+            UserError: one of them is out of range.
+        """
         if not self.sigmas or not all(0 <= sigma < math.inf for sigma in self.sigmas) or self.draws < 2:
             raise UserError(
-                f"flatness.sigmas={self.sigmas} and flatness.draws={self.draws} are out of range: choose numbers from 0 on, and at "
-                "least 2 draws."
+                f"flatness.sigmas={self.sigmas} and flatness.draws={self.draws} are out of range: choose finite numbers "
+                "of at least 0, and at least 2 draws."
             )
 
 
@@ -48,27 +52,27 @@ class EvaluateConfig:
 
 
 def check(config: EvaluateConfig) -> EvaluateConfig:
-    """The suite is known, and one model is named, with what goes with it.
+    """Returns the config after a check: the suite is known, and exactly one model is named, with what goes with it.
 
     Raises:
-        UserError: naming the key, the value and the cure.
+        UserError: a check fails; the message names the key, the value and the cure.
     """
     config.runtime.check()
     if config.suite not in (*SUITES, "all"):
         raise UserError(f"suite={config.suite} is unknown: choose one of {', '.join(SUITES)}, all.")
     if (config.run is None) == (config.architecture.name == OWN):
-        raise UserError("one model is to be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
+        raise UserError("exactly one model must be named: give run=DIRECTORY, or architecture=NAME with architecture.weights=FILE.")
     if config.run is not None and config.to is not None:
-        raise UserError(f"to={config.to} is for given weights: leave it out, a run's results go to its own directory.")
+        raise UserError(f"to={config.to} is only for given weights: leave it out, as a run's results go to its own directory.")
     if config.run is not None and config.dataset.name == OWN and config.dataset != DatasetConfig(name=OWN):
-        raise UserError("keys of dataset were given, but the run's own dataset is taken as it was: add dataset=NAME.")
+        raise UserError("keys of dataset are set, but the run's own dataset can't be changed: add dataset=NAME, or leave them out.")
     if config.run is None:
         if config.seeds is not None:
-            raise UserError(f"seeds={config.seeds} are of runs: leave them out, or give run=FOLDER.")
+            raise UserError(f"seeds={config.seeds} are only for runs: leave them out, or give run=FOLDER.")
         for key, value in (("architecture.weights", config.architecture.weights), ("to", config.to)):
             if value is None:
                 raise UserError(f"{key} is not set: give {key}={'FILE' if key != 'to' else 'FOLDER, for the results'}.")
         check_utf8("to", Path(config.to))
         if config.dataset.name == OWN:
-            raise UserError("dataset is not chosen: add dataset=NAME, that which the weights were trained on.")
+            raise UserError("dataset is not chosen: add dataset=NAME, the dataset that the weights were trained on.")
     return config

@@ -1,4 +1,4 @@
-"""Evaluation of a finished run, of several runs or of given weights, by the suites."""
+"""Evaluates a finished run, several runs or given weights by the suites."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from late_phase.tasks.task import Numbers, TrainedModels
 
 
 def evaluate(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Evaluates what a checked config names: yields the results of each suite, each also written to ``<folder>/<suite>.json``, with
-    where it comes from; on another dataset than a run's own, to ``<folder>/<dataset>/<suite>.json``.
+    """Evaluates what a checked config names, and yields the results of each suite.
+
+    Each result says where it comes from, and is also written to ``<folder>/<suite>.json``. On another dataset than a run's own, it
+    is written to ``<folder>/<dataset>/<suite>.json``.
 
     The folder is ``evaluation/`` in the run's directory, or ``seeds=<n>,.../evaluation/`` beside the runs of a deep ensemble, or
     ``to``. A run's own files stay as they are.
 
     Raises:
-        UserError: there is no such run, weights or dataset, or they don't go together.
+        UserError: the run, weights or dataset don't exist, or they don't go together.
     """
     models, provenance = trained_models(config, device)
     dataset = models.task.dataset
@@ -39,7 +41,7 @@ def evaluate(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str,
                 if config.suite == "all":
                     print(f"without {suite}: {error}")
                     continue
-                raise error if isinstance(error, UserError) else UserError(f"suite={suite} is not to be had: {error}") from error
+                raise error if isinstance(error, UserError) else UserError(f"suite={suite} can't be computed: {error}") from error
             of = {"dataset": dataset.name, **amount, **models.task.fingerprint()}
             record = provenance | of | {"suite": suite, "metrics": numbers}
             write_json(to / f"{suite}.json", record)
@@ -47,10 +49,10 @@ def evaluate(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str,
 
 
 def trained_models(config: EvaluateConfig, device: torch.device) -> tuple[TrainedModels, dict[str, Any]]:
-    """What the config names, and where it comes from: the first entries of its records.
+    """Returns the models that the config names, and where they come from: the first entries of its records.
 
     Raises:
-        UserError: there is no such run, weights or dataset, or they don't go together.
+        UserError: the run, weights or dataset don't exist, or they don't go together.
     """
     if config.run is None:
         return models_of_weights(config.architecture, config.dataset, Path(config.to), device)
@@ -63,19 +65,21 @@ def trained_models(config: EvaluateConfig, device: torch.device) -> tuple[Traine
 
 
 def compute(suite: str, models: TrainedModels, config: EvaluateConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See :attr:`late_phase.suites.Suite.compute`.
+    """Computes a suite; see :attr:`late_phase.suites.Suite.compute`.
 
     Raises:
-        UserError: the suite isn't to be had for the models.
-        ValueError: it isn't to be had from their predictions.
+        UserError: the suite can't be computed for the models.
+        ValueError: it can't be computed from their predictions.
     """
     kinds, own = SUITES[suite].tasks, models.task.kind
     if kinds and own not in kinds:
         others = [name for name, other in SUITES.items() if not other.tasks or own in other.tasks]
-        raise UserError(f"suite={suite} is about {' and '.join(kinds)}: choose {' or '.join(f'suite={name}' for name in others)}.")
+        raise UserError(
+            f"suite={suite} is only for {' and '.join(kinds)}: choose {' or '.join(f'suite={name}' for name in others)}."
+        )
     return SUITES[suite].compute(models, config)
 
 
 def accuracy(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, dict[str, int]]:
-    """What is measured of models of this kind first of all, as at the end of a run; of a text bits per character."""
+    """Returns the main metrics of the models, as at the end of a run; for a text, bits per character."""
     return models.task.evaluate(models), models.task.amount()

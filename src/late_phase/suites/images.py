@@ -1,4 +1,4 @@
-"""Suites about images: predict once, measure many. Each returns numbers by what predicts, and the number of images."""
+"""Suites for images: predict once, measure many times. Each returns numbers by predictor, and the number of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Amount = dict[str, Any]
 
 
 def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
-    """Calibration with and without temperature scaling, Brier score and mean entropy, and the diversity of members."""
+    """Measures calibration with and without temperature scaling, Brier score, mean entropy, and the diversity of members."""
     predictions, labels = models.task.test_predictions(models)
     numbers: Numbers = {}
     for name, members in predictions.items():
@@ -47,18 +47,18 @@ def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers,
 
 
 def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
-    """How well the entropy of the prediction tells other datasets' test images from its own: AUROC, AUPR and FPR95.
+    """Measures how well the entropy of predictions tells other datasets' test images from the model's: AUROC, AUPR, FPR95.
 
-    ``<metric>_<dataset>`` for each of ``config.ood``, and ``<metric>``, their mean. Images are fitted to the size and channels of
-    its own. Where the user has chosen the datasets, their names go into the record.
+    The numbers are ``<metric>_<dataset>`` for each of ``config.ood``, and ``<metric>``, their mean. The images are fitted to the
+    size and channels of the model's own. If the user has chosen the datasets, their names go into the record.
 
     Raises:
-        UserError: there is no other dataset, or one is not to be had.
+        UserError: there is no other dataset, or one can't be loaded.
     """
     names = list(dict.fromkeys(data.OOD.get(models.trained_on, ()) if config.ood is None else config.ood))
     if not names or models.trained_on in names:
         raise UserError(
-            f"ood={names} is nothing to tell dataset={models.trained_on} from: name other datasets with ood=[NAME,...]."
+            f"ood={names} must name only datasets other than dataset={models.trained_on}, at least one: set ood=[NAME,...]."
         )
     others = [load_by_name(name, config.root) for name in names]
     task = models.task
@@ -79,10 +79,10 @@ def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]
 
 
 def load_by_name(name: str, root: str) -> Dataset:
-    """A dataset of images by its name alone, with the defaults of its kind.
+    """Loads a dataset of images by its name alone, with the defaults of its kind.
 
     Raises:
-        UserError: there is no such dataset, or it is not to be had by its name alone.
+        UserError: the dataset doesn't exist, or needs more than its name.
     """
     known = sorted(set(data.names("images")) - set(data.NAMELESS))
     if name not in known:
@@ -91,12 +91,12 @@ def load_by_name(name: str, root: str) -> Dataset:
 
 
 def corruption(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
-    """``mce``, the mean error over all corruptions and severities, and each corruption's mean error over severities.
+    """Returns ``mce``, the mean error over all corruptions and severities, and each corruption's mean over severities.
 
-    Errors are kept, the predictions, of 75 test sets, are not.
+    The errors are kept in a file. The predictions, for 75 test sets, are not kept.
 
     Raises:
-        UserError: there are no corrupted images.
+        UserError: the dataset has no corrupted images.
     """
     if models.trained_on not in data.CORRUPTED_OF:
         raise UserError(f"dataset={models.trained_on} has no corrupted counterpart: choose another suite.")
@@ -121,7 +121,7 @@ def corruption(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, 
 
 
 def slice_errors(models: TrainedModels, images: Images) -> dict[str, float]:
-    """Share of images that each predictor classifies wrongly."""
+    """Returns the share of images that each predictor classifies wrongly."""
     errors = {}
     with models.autocast():
         for name, predictor in models.predictors.items():
@@ -131,16 +131,16 @@ def slice_errors(models: TrainedModels, images: Images) -> dict[str, float]:
 
 
 def flatness(models: TrainedModels, config: EvaluateConfig) -> tuple[dict[str, dict[str, list[float]]], Amount]:
-    """δL(σ_z) of each single model, on the test images, with half the width of its 95 % interval.
+    """Returns δL(σ_z) of each single model on the test images, with half the width of its 95 % interval.
 
     Raises:
-        UserError: there is no single model, or the grid can't be.
+        UserError: there is no single model, or the grid is out of range.
     """
     config.flatness.check()
     sigmas, draws = config.flatness.sigmas, config.flatness.draws
     singles = {name: predictor for name, predictor in models.predictors.items() if isinstance(predictor, Single)}
     if not singles:
-        raise UserError("suite=flatness is about one single model: choose another suite, or one run that has one.")
+        raise UserError("suite=flatness needs a single model: choose another suite, or one run that has a single model.")
     task = models.task
     test = task.dataset.test
 
@@ -162,7 +162,7 @@ def flatness(models: TrainedModels, config: EvaluateConfig) -> tuple[dict[str, d
 
 
 def kept(path: Path, made_of: str, compute: Callable[[], Any]) -> Any:
-    """What ``compute`` returned when it was called for what is ``made_of`` the same, from a file; or else now."""
+    """Returns the results in a file if they were made from the same content ``made_of``, or else computes and stores them."""
     try:
         stored = read_json(path) or {}
     except ValueError:  # damaged

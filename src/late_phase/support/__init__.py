@@ -1,1 +1,1 @@
-"""What every part stands on: files, hashes, generators, errors, paths, the console. It knows nothing of the method."""
+"""Tools that all parts use: files, hashes, random generators, errors, paths, the console. They know nothing of the method."""

@@ -1,4 +1,4 @@
-"""Command lines of the scripts that don't take a config."""
+"""Command lines of the scripts that take no config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake as the scripts with a config do: with one sentence on standard error and exit status 1."""
+    """A parser that answers mistakes as the scripts with a config do: one sentence on standard error, and exit status 1."""
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -20,26 +20,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def count(text: str) -> int:
-    """The type of an argument that is an integer of at least 1.
+    """Converts an argument to an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: it isn't.
+        argparse.ArgumentTypeError: the text is not such an integer.
     """
     try:
         number = int(text)
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return number
 
 
 def one_of(choices: Collection[str]) -> Callable[[str], str]:
-    """The type of an argument that is one of ``choices``; it raises ``argparse.ArgumentTypeError`` for others."""
+    """Returns the type of an argument that must be one of ``choices``. It raises ``argparse.ArgumentTypeError`` for others."""
 
     def choice(text: str) -> str:
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
         return text
 
     return choice

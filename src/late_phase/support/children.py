@@ -1,4 +1,4 @@
-"""Scripts that a script starts."""
+"""Runs scripts from another script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from types import FrameType
 def run_script(command: Sequence[str], root: Path) -> int:
     """Runs a script of the repository in ``root``, with its arguments, and returns its exit status.
 
-    SIGINT and SIGTERM are passed on to it and to all that it has started, and it is waited for: training saves a checkpoint first.
+    SIGINT and SIGTERM go to the script and to all processes that it has started. The call then waits for the script, because
+    training saves a checkpoint before it ends.
 
     Raises:
         KeyboardInterrupt: after SIGINT.
@@ -32,9 +33,9 @@ def run_script(command: Sequence[str], root: Path) -> int:
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # In a group of its own, which a terminal's Ctrl-C doesn't reach, so that the signal comes once.
+        # A separate process group: a terminal's Ctrl-C doesn't reach it, so the script gets the signal only once.
         started.append(subprocess.Popen([sys.executable, *command], cwd=root, process_group=0))
-        if received:  # between the two lines above
+        if received:  # before the script was in the list
             os.killpg(started[0].pid, received[0])
         status = started[0].wait()
     finally:

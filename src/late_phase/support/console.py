@@ -1,4 +1,4 @@
-"""What a user sees of a script: whatever the terminal's encoding is, when the output is closed, and when Ctrl-C comes."""
+"""The output of scripts: works in any encoding, and ends cleanly if the output is closed or Ctrl-C is pressed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from late_phase.support.errors import UserError
 
 SPELT_OUT = {"±": "+-", "σ": "sigma", "δ": "delta", "η": "eta", "θ": "theta", "φ": "phi", "×": "x", "–": "-", "−": "-"}
-"""What our output has of signs that an encoding may lack."""
+"""Replacements for the characters of our output that an encoding may lack."""
 
 
 def _spell_out(error: UnicodeEncodeError) -> tuple[str, int]:
@@ -25,33 +25,35 @@ codecs.register_error("spell_out", _spell_out)
 
 @contextmanager
 def console() -> Iterator[None]:
-    """Around all that a script does: any text can be printed, and nothing more is said where nobody reads it.
+    """Surrounds all that a script does: any text can be printed, and closed outputs get no more text.
 
-    Ctrl-C ends the process with one line and status 130, an output that is closed with status 141, as in other programs.
+    As in other programs, Ctrl-C ends the process with one line and status 130, and a closed output ends it with status 141.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # those of notebooks, which have it not, take any text
+        if hasattr(stream, "reconfigure"):  # streams of notebooks lack it, and take any text
             stream.reconfigure(errors="spell_out")
     try:
         yield
-        if sys.stdout is not None:  # as it is where there is no terminal
+        if sys.stdout is not None:  # it may be None if there is no terminal
             sys.stdout.flush()
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        if not _closed():  # it was another pipe
+        if not _closed():  # the error came from another pipe
             raise
         sys.exit(141)
     finally:
-        for descriptor in _closed():  # so that what is still to be printed is no error at exit
+        for descriptor in _closed():  # otherwise flushing the rest of the output fails at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 @contextmanager
 def errors_in_one_sentence() -> Iterator[None]:
-    """Around all that a script does: errors that a user can mend become one sentence on standard error and exit status 1; others
-    keep their traceback. And as with :func:`console`."""
+    """Surrounds all that a script does, as :func:`console`, and turns errors that a user can fix into one sentence.
+
+    The sentence goes to standard error, and the exit status is 1. Other errors keep their traceback.
+    """
     with console():
         try:
             yield
@@ -64,7 +66,7 @@ def errors_in_one_sentence() -> Iterator[None]:
 
 
 def _closed() -> list[int]:
-    """Which of standard output and standard error nobody reads any more, as after ``| head``."""
+    """Returns the descriptors of standard output and standard error that nobody reads any more, as after ``| head``."""
     poll = select.poll()
     for descriptor in (1, 2):
         poll.register(descriptor, 0)
@@ -72,7 +74,7 @@ def _closed() -> list[int]:
 
 
 def duration(seconds: float) -> str:
-    """A duration in its largest unit that makes at least two."""
+    """Writes a duration in the largest unit of which it has at least two."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}" if seconds < 1e15 else f"{seconds / size:.0e} {unit}"

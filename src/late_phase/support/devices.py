@@ -1,4 +1,4 @@
-"""Where torch computes, and how: the device, its precision, threads and generators."""
+"""Sets where and how torch computes: device, precision, threads and random generators."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from late_phase.support.seeding import global_generators
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS and the CPU that is there; otherwise a device as torch names it.
+    """Returns a device by torch's name. ``auto`` is the first available of CUDA, MPS and the CPU.
 
     Raises:
-        UserError: no such device.
+        UserError: there is no such device.
     """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -24,25 +24,27 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch's words for an unknown device, one it wasn't built for, and none
-        raise UserError(f"runtime.device={name} is not to be had here ({first_line(error)}): choose auto or cpu.") from error
+    except (RuntimeError, AssertionError) as error:  # the device is unknown, absent, or torch was built without it
+        raise UserError(f"runtime.device={name} is not available here ({first_line(error)}): choose auto or cpu.") from error
     return device
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """For forward passes: ``bf16`` where torch finds it safe, or, for ``fp32``, nothing."""
+    """Returns the context of forward passes: ``bf16`` uses bfloat16 where torch considers it safe, ``fp32`` changes nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
-    """Number of CPU threads, cuDNN's deterministic kernels, and the global generators' seed. They are taken back after the block,
-    so that a job of a sweep doesn't see those of another."""
+    """Sets the number of CPU threads, cuDNN's deterministic kernels, and the seed of the global generators during the block.
+
+    The block restores the old settings at its end. Otherwise a job of a sweep would see the settings of another job.
+    """
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with global_generators(device, seed):
         try:
@@ -55,7 +57,7 @@ def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iter
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of the global generators, which the model may use, for dropout for example."""
+    """Returns the state of the global generators, which the model may use, for example for dropout."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state()

@@ -1,4 +1,4 @@
-"""Hashes that stand for contents."""
+"""Hashes of contents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest(*parts: str | Path) -> str:
-    """A hash of strings and of the contents of files."""
+    """Returns a hash of strings and of the contents of files."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -18,13 +18,13 @@ def digest(*parts: str | Path) -> str:
                 while block := file.read(2**20):
                     total.update(block)
         else:
-            total.update(part.encode(errors="surrogatepass"))  # a file's name need not be UTF-8
+            total.update(part.encode(errors="surrogatepass"))  # names of files may not be UTF-8
         total.update(b"\0")
     return total.hexdigest()
 
 
 def tensor_digest(tensors: Iterable[Tensor]) -> str:
-    """A hash of tensors' types, shapes and values."""
+    """Returns a hash of the types, shapes and values of tensors."""
     total = hashlib.sha256()
     for tensor in tensors:
         total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Reads and writes files. A file is whole or absent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from late_phase.support.errors import UserError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when the block ends well and vanishes when it doesn't.
+    """Gives a temporary path to write to. It replaces ``path`` if the block succeeds, and is removed if the block fails.
 
-    The data is on disk before the name is: also after a power cut ``path`` is the old file or the new one.
+    The data is on disk before the name changes. Even after a power cut, ``path`` is the old file or the new one.
     """
     partial = _partial(path)
     _begin(path)
@@ -32,14 +32,14 @@ def atomic(path: Path) -> Iterator[Path]:
     except OSError as error:
         if str(error.filename) != str(partial):
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # nobody has heard of the partial file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # users don't know the partial file
     finally:
-        with suppress(OSError):  # not there: the usual case
+        with suppress(OSError):  # usually the file is gone
             partial.unlink()
 
 
 def check_file(key: str, value: str, path: Path) -> None:
-    """Refuses the place of a file before the work that makes its content; makes its folder if that isn't there.
+    """Refuses a path that can't be written, before the work that makes the file's content. Makes the folder if it is missing.
 
     Args:
         key, value: the entry of the config that leads to ``path``.
@@ -54,35 +54,38 @@ def check_file(key: str, value: str, path: Path) -> None:
         _partial(path).unlink()
     except OSError as error:
         for folder in absent:
-            with suppress(OSError):  # not made
+            with suppress(OSError):  # it wasn't made
                 folder.rmdir()
         raise UserError(
-            f"{key}={value} can't be used, as {path} can't be written ({error.strerror}): choose another place."
+            f"{key}={value} can't be used, because {path} can't be written ({error.strerror}): choose another place."
         ) from error
 
 
 def _begin(path: Path) -> None:
-    """The folder of a file that is to be written. An error tells what can be told before there is content."""
+    """Makes the folder of a file. Errors come now, before there is content to write."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _partial(path: Path) -> Path:
-    """Where the content is until it is whole. Always the same: what a killed process left is written over."""
+    """Returns the path for the content until it is whole. It is always the same: the rest of a killed process is overwritten."""
     return path.parent / f".{path.name}.partial"
 
 
 def make_folder(key: str, folder: Path) -> None:
-    """Makes the folder that the config names by ``key``, if it isn't there.
+    """Makes a folder if it is missing.
+
+    Args:
+        key: the key of the config that names the folder.
 
     Raises:
-        UserError: it can't be made.
+        UserError: the folder can't be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{key}={folder} can't be made a folder ({error.strerror}): choose another one.") from error
+        raise UserError(f"{key}={folder} can't be made ({error.strerror}): choose another folder.") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,16 +98,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What :func:`write_json` wrote; None if there is no such file."""
+    """Reads what :func:`write_json` has written; None if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str | None = None) -> None:
-    """A safetensors file; with at most one metadata entry, as several have no fixed order, and equal runs make equal bytes."""
+    """Writes a safetensors file.
+
+    It has at most one metadata entry. Several entries have no fixed order, and equal runs must write equal bytes.
+    """
     contiguous, written = {}, set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        shared = tensor.untyped_storage().data_ptr() in written  # a tied weight is written under each of its names
+        shared = tensor.untyped_storage().data_ptr() in written  # tied weights are written under each of their names
         contiguous[name] = tensor.clone() if shared else tensor
         written.add(tensor.untyped_storage().data_ptr())
     with atomic(path) as partial:

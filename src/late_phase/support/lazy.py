@@ -1,4 +1,4 @@
-"""Functions and classes whose modules are imported when they are used: torchvision, for one, takes seconds to import."""
+"""Functions and classes whose modules are imported at their first use. Some, such as torchvision, take seconds to import."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class Lazy:
-    """A function or class by its whole name, such as ``late_phase.data.cifar.load``, with its first arguments if any are given."""
+    """A function or class by its full name, such as ``late_phase.data.cifar.load``, with its first arguments if any are given."""
 
     def __init__(self, name: str, *arguments: Any) -> None:
         self.name = name
         self.arguments = arguments
 
     def resolve(self) -> Callable[..., Any]:
-        """The function or class itself; imports its module."""
+        """Imports the module, and returns the function or class itself."""
         function = pkgutil.resolve_name(self.name)
         return partial(function, *self.arguments) if self.arguments else function
 

@@ -1,4 +1,4 @@
-"""What fits into this machine's memory, found out before any of it is taken."""
+"""Checks whether something fits into the machine's memory, before any memory is used."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 from late_phase.support.errors import UserError
 
 NUMBER = 4
-"""Bytes of a number."""
+"""Bytes that a number takes."""
 
 OBJECT = 2**10
 """Bytes that a tensor takes, whatever its size."""
 
 MOST = 2**60
-"""Bytes that are told as a number."""
+"""The most bytes that messages show as a number."""
 
 
 def available_memory() -> int | None:
-    """Bytes of physical memory; None where the system doesn't say."""
+    """Returns the bytes of physical memory; None if the system doesn't say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf, other systems may lack the names
@@ -28,16 +28,16 @@ def check_memory(what: str, needed: int, cure: str) -> None:
     """Refuses what needs more than the physical memory.
 
     Args:
-        what: names the key and the value.
+        what: the key and the value, which begin the message.
         needed: bytes.
-        cure: ends the sentence.
+        cure: the end of the message.
 
     Raises:
-        UserError: ``needed`` is more than there is.
+        UserError: ``needed`` exceeds the physical memory.
     """
     available = available_memory()
     if available is not None and needed > available:
-        more = " or more" if needed > MOST else ""  # than a float may hold
+        more = " or more" if needed > MOST else ""  # a float may not hold the number
         raise UserError(
             f"{what} needs about {min(needed, MOST) / 2**30:,.1f} GiB of memory{more}, and this machine has "
             f"{available / 2**30:,.1f} GiB: {cure}"

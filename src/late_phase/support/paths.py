@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Reads and checks paths that users write."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from late_phase.support.errors import UserError
 
 
 def expanded(path: str) -> str:
-    """The path with ``~`` or ``~user`` at its beginning replaced by the home folder, where there is such a user."""
-    return os.path.expanduser(path)  # noqa: PTH111 Path's own fails where there is none, and writes the rest in another way
+    """Replaces ``~`` or ``~user`` at the beginning of a path by the home folder, if there is such a user."""
+    return os.path.expanduser(path)  # noqa: PTH111 Path's own fails for unknown users, and changes the rest of the path
 
 
 def check_utf8(key: str, path: Path) -> None:
-    """Refuses a place for results that safetensors could write to, but not read from.
+    """Refuses a path that is not UTF-8: safetensors could write files there, but not read them.
+
+    Args:
+        key: the key of the config that names the path.
 
     Raises:
-        UserError: the path, which the config names by ``key``, is not UTF-8.
+        UserError: the path is not UTF-8.
     """
     try:
         os.fsencode(path).decode("utf-8")
@@ -27,11 +30,11 @@ def check_utf8(key: str, path: Path) -> None:
 
 
 def path_argument(text: str) -> Path:
-    """The type of an argument of argparse that is a path.
+    """Converts an argument of argparse to a path.
 
     Raises:
-        ArgumentTypeError: it is empty.
+        ArgumentTypeError: the text is empty.
     """
     if not text:
-        raise ArgumentTypeError("is empty: give a path; that of the current folder is a dot")
+        raise ArgumentTypeError("is empty: give a path, such as . for the current folder")
     return Path(expanded(text))

@@ -1,7 +1,7 @@
 """Named random generators.
 
-Every use of randomness has a generator of its own, a pure function of the seed, the purpose and, where there is one, the epoch.
-Thus adding a use disturbs no other one, and there is no generator state that a checkpoint could miss.
+Every use of randomness has its own generator. It is a pure function of the seed, the purpose and, if there is one, the epoch.
+A new use therefore doesn't change the others, and checkpoints don't have to store these generators.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for this purpose, e.g. ``generator(seed, "epoch", 17)``; different purposes give independent streams."""
+    """Returns a CPU generator for a purpose, such as ``generator(seed, "epoch", 17)``. Purposes have independent streams."""
     return torch.Generator().manual_seed(_number(seed, *purpose))
 
 
 @contextmanager
 def global_generators(device: torch.device, seed: int, *purpose: str | int) -> Iterator[None]:
-    """For a block, torch's global generators, which dropout uses, on the CPU and on ``device``, start where the purpose says."""
+    """Seeds torch's global generators for a purpose during the block, on the CPU and on ``device``. Dropout uses them."""
     devices = [device] if device.type not in ("cpu", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
         torch.manual_seed(_number(seed, *purpose) if purpose else seed)

@@ -1,4 +1,4 @@
-"""Honest timing: pairs of blocks with the noise of their ratio, where the time went, and the peak of memory."""
+"""Honest timing: compares pairs of blocks, with the noise of their ratio, and measures costly operations and peak memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Block = Callable[[], float]
 
 
 def paired(ours: Block, reference: Block, count: int) -> list[tuple[float, float]]:
-    """Every other pair starts with the reference, so that neither side is always the later one."""
+    """Times pairs of blocks. Every other pair starts with the reference, so that neither side always comes second."""
     pairs = []
     for i in range(count):
         first, second = (reference, ours) if i % 2 else (ours, reference)
@@ -32,9 +32,10 @@ def paired(ours: Block, reference: Block, count: int) -> list[tuple[float, float
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Contains the true median with probability 95 %, whatever the distribution; smallest and largest of fewer than six values.
+    """Returns an interval that contains the true median with a probability of at least 95 %, for any distribution.
 
-    The i-th smallest of n values is above the median with the probability of fewer than i heads in n throws of a coin.
+    The i-th smallest of n values is above the median with the probability of fewer than i heads in n throws of a coin. With fewer
+    than six values the interval is from the smallest to the largest, and its probability is lower.
     """
     ranked, n, i = sorted(values), len(values), 1
     while 2 * sum(math.comb(n, heads) for heads in range(i + 1)) <= 0.05 * 2**n:
@@ -45,11 +46,11 @@ def interval(values: list[float]) -> tuple[float, float]:
 def measure(
     name: str, bar: float, ours: Block, reference: Block, count: int, gain: bool = False, noisy: bool = False
 ) -> dict[str, Any]:
-    """The ratio of times over pairs, after one block of each that doesn't count; and where the time goes, if the bar is missed.
+    """Measures the ratio of times over pairs, after one warm-up block of each. If it misses the bar, it also profiles both.
 
     Args:
-        bar: the ratio ours / reference may be so large; with ``gain``, the ratio reference / ours must be.
-        noisy: whether reaching the bar with an end of the noise's interval will do.
+        bar: the largest allowed ratio ours / reference; with ``gain``, the smallest allowed ratio reference / ours.
+        noisy: whether it is enough that one end of the noise interval reaches the bar.
     """
     ours(), reference()
     pairs = paired(ours, reference, count)
@@ -64,7 +65,7 @@ def measure(
 
 
 def top_operations(block: Block, count: int = 5) -> list[str]:
-    """The operations that take most time themselves, by the device's time if it has any, else the CPU's."""
+    """Returns the operations with the most time of their own, by time on the device if there is any, or else on the CPU."""
     with torch.profiler.profile() as profile:
         block()
     events = profile.key_averages()
@@ -75,7 +76,7 @@ def top_operations(block: Block, count: int = 5) -> list[str]:
 
 
 def timed(run: Callable[[], object], device: torch.device, images: int) -> float:
-    """Seconds per ``EPOCH`` images of a ``run`` over ``images``, until the device has done all that it was given."""
+    """Returns the seconds per ``EPOCH`` images of a ``run`` over ``images``, until the device has finished its work."""
     synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     synchronize()
     start = time.perf_counter()
@@ -85,8 +86,8 @@ def timed(run: Callable[[], object], device: torch.device, images: int) -> float
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
-    """The most bytes in tensors at a time while ``run`` ran, beyond those before it; and what it returned."""
-    gc.collect()  # garbage from before isn't to be freed within
+    """Returns the peak of bytes in tensors during ``run``, above the bytes before it, and what ``run`` returned."""
+    gc.collect()  # freeing older garbage during the run would lower the peak
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -98,4 +99,4 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
         profile.export_chrome_trace(f"{directory}/trace.json")
         events = json.loads(Path(directory, "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     changes = [event["args"]["Bytes"] for event in sorted(events, key=lambda e: e.get("ts", 0)) if event["name"] == "[memory]"]
-    return max(itertools.accumulate(changes, initial=0)), result  # the trace's own total isn't 0 at its start
+    return max(itertools.accumulate(changes, initial=0)), result  # the trace's own total doesn't start at 0

@@ -1,4 +1,4 @@
-"""Kinds of tasks, a module each: what is learnt, from what, and how it is measured."""
+"""Kinds of tasks, one module each: what is learnt, from which data, and how it is measured."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ TASKS = {
     "images": Lazy("late_phase.tasks.images.ImageTask"),
     "text": Lazy("late_phase.tasks.text.TextTask"),
 }
-"""Kind -> class. The configs of datasets and architectures say which kind they are for."""
+"""Kind -> class. The configs of datasets and architectures name the kind that they are for."""
 
 
 def kind_of(config: DatasetConfig) -> type[Task]:
-    """The kind of task that a dataset is for."""
+    """Returns the kind of task that a dataset is for."""
     return TASKS[config.task].resolve()
 
 
 def build(config: DatasetConfig, device: torch.device) -> Task:
-    """What is to be learnt from the config's dataset.
+    """Builds the task of learning from the config's dataset.
 
     Raises:
-        UserError: the dataset is not to be had.
+        UserError: the dataset can't be loaded.
     """
     kind = kind_of(config)
     dataset = kind.load(config)

@@ -1,4 +1,4 @@
-"""The end of a run: the weights that it leaves, and its results."""
+"""The end of a run: exports the weights and writes the results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from late_phase.training.setup import Setup
 
 
 def export(setup: Setup, files: RunDirectory) -> None:
-    """Writes the trained weights, so that :func:`late_phase.runs.models.models_of_run` reads them."""
-    for method in Method.all:  # of whatever run was in this directory before
+    """Writes the trained weights in the files that :func:`late_phase.runs.models.models_of_run` reads."""
+    for method in Method.all:  # an earlier run in this directory may have used other methods
         for path in method.files(files.path):
             path.unlink(missing_ok=True)
     for method in setup.methods.values():
@@ -24,10 +24,12 @@ def export(setup: Setup, files: RunDirectory) -> None:
 
 
 def evaluate(setup: Setup, files: RunDirectory, seconds: float, version: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``metrics.json`` of the exported weights, which it returns; before it predictions of images, or a sample of text.
+    """Evaluates the exported weights, writes ``metrics.json`` and returns its content.
+
+    For images this also writes predictions, for texts a sample.
 
     Raises:
-        UserError: a number isn't finite.
+        UserError: a metric isn't finite.
     """
     models = models_of_run(setup.config, files, setup.device, setup.task.dataset)
     metrics = models.task.evaluate(models)

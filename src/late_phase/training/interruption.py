@@ -1,4 +1,4 @@
-"""Signals that stop a run."""
+"""Handles the signals that stop a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import FrameType
 
 
 class Interruption:
-    """SIGTERM and SIGINT for a run that saves before it ends.
+    """Handles SIGTERM and SIGINT for a run that saves before it ends.
 
-    Within the context manager a signal ends the process at once, except within :meth:`deferred`: there ``requested`` tells that one
-    has come, and the loop ends the process by :meth:`exit` when it has saved. A second signal isn't deferred. The exit status is
-    128 + the signal's number, as usual, so that scripts can tell a stopped run from a finished one.
+    Within this context manager a signal ends the process at once. Within :meth:`deferred` it only sets ``requested``; the training
+    loop then saves and calls :meth:`exit`. A second signal isn't deferred. The exit status is 128 + the signal's number, as usual.
+    Scripts can thus tell a stopped run from a finished one.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Interruption:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
-        except ValueError:  # not in the main thread: signals are the business of whoever runs it
+        except ValueError:  # outside of the main thread, the caller handles signals
             pass
         return self
 
@@ -52,5 +52,5 @@ class Interruption:
     def exit(self) -> None:
         number = signal.Signals(self.requested)
         with suppress(OSError):
-            os.write(2, f"stopped by {number.name}\n".encode())  # a signal may have come while something else was being printed
+            os.write(2, f"stopped by {number.name}\n".encode())  # print() fails if the signal has interrupted another print()
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""One run: the whole way from a config to ``metrics.json``."""
+"""One run, from its config to ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from late_phase.training.state import EpochSums, NonFiniteLoss, State
 
 
 def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
-    """Trains, from the directory's checkpoint on if there is one, evaluates, and returns what it wrote to ``metrics.json``.
+    """Trains and evaluates a run, and returns the content of ``metrics.json``.
 
-    A finished run is not repeated; its metrics are returned.
+    Training resumes from the directory's checkpoint if there is one. A finished run is not repeated; its metrics are returned.
 
     Raises:
-        UserError: anything that the user can mend; before any training, but for a loss that isn't finite.
-        SystemExit: after SIGTERM or SIGINT, with a checkpoint written. The same call goes on from there.
+        UserError: the user can correct the error. It is raised before any training, unless the loss or a metric isn't finite.
+        SystemExit: SIGTERM or SIGINT has come, and a checkpoint was written. The same call resumes from there.
     """
     device, version = choose_device(config.runtime.device), code_version()
     files = RunDirectory(directory)
@@ -58,7 +58,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
 
 
 def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption) -> float:
-    """The training loop; returns the seconds that it took, those before an interruption included."""
+    """Runs the training loop, and returns its duration in seconds, including the time before an interruption."""
     config, late, batches = setup.config, setup.trained.late, setup.batches
     methods = setup.methods.values()
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
@@ -66,7 +66,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     state = resume(setup, files)
     clock = time.monotonic() - state.seconds
     if state.history:
-        files.write_history(state.history)  # a kill may have come between the checkpoint and it
+        files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
     with Progress(config, len(batches), state, setup.task.headline) as progress, interruption.deferred(), finite:
@@ -106,7 +106,11 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
 
 @contextmanager
 def refusing_non_finite(state: State, steps: int, files: RunDirectory) -> Iterator[None]:
-    """Around the loop, of whose epochs each has so many steps: a loss that isn't finite is one that the user can mend."""
+    """Turns a loss that isn't finite into a ``UserError``, for the training loop in its block.
+
+    Args:
+        steps: number of steps in an epoch, for the message.
+    """
     try:
         yield
     except NonFiniteLoss as error:
@@ -135,10 +139,10 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
 
 
 def resume(setup: Setup, files: RunDirectory) -> State:
-    """The state in the latest good checkpoint, with model, optimizer and methods set to it; that of a beginning if there is none.
+    """Restores model, optimizer and methods from the latest good checkpoint, and returns its state, or a new one without it.
 
     Raises:
-        UserError: the checkpoint lacks the state of a method, or is of another text.
+        UserError: the checkpoint lacks the state of a method, or belongs to another text.
     """
     checkpoint, late = files.load_checkpoint(), setup.trained.late
     if checkpoint is None:
@@ -149,14 +153,14 @@ def resume(setup: Setup, files: RunDirectory) -> State:
     for name, method in setup.methods.items():
         if checkpoint.get(name) is not None:
             method.load_state_dict(checkpoint[name], setup.device)
-        elif method.state_dict() is not None:  # it would silently begin anew
+        elif method.state_dict() is not None:  # the method would silently start again
             raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
     set_random_state(checkpoint["random"], setup.device)
     return State(checkpoint["epoch"], EpochSums(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
 
 
 def history_row(setup: Setup, state: State) -> dict[str, Any]:
-    """A row of ``history.csv``, for the epoch that has just ended, with what the methods' models make of what is held out."""
+    """Returns the row of ``history.csv`` for the epoch that has just ended, with measurements of the methods' models."""
     late, epoch = setup.trained.late, state.epoch + 1
     row: dict[str, Any] = {
         "epoch": epoch,
@@ -173,7 +177,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
 
 
 def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str, float | None]:
-    """What is measured of a model on data held out, named with ``prefix``; None where there is no model to measure."""
+    """Returns a model's measurements on held-out data, with ``prefix`` before their names. They are None if there is no model."""
     row: dict[str, float | None] = dict.fromkeys(setup.task.measured())
     if model is not None:
         with setup.trained.autocast():

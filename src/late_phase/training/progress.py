@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar on a terminal, a line now and then in a log file, and its results at the end."""
+"""Shows a run's progress, as a bar on a terminal or as occasional lines in a log file, and its results at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Headline = Callable[[Mapping[str, Any]], str | None]
 """See :meth:`late_phase.tasks.task.Task.headline`."""
 
 LINES = 20
-"""How many lines a run leaves in a log file, about."""
+"""About how many lines a run writes to a log file."""
 
 
 class Progress:
-    """Loss, accuracy and epochs left while training; shows nothing with ``runtime.progress=false``."""
+    """Shows loss, accuracy and the epochs left during training, or nothing with ``runtime.progress=false``."""
 
     def __init__(self, config: TrainConfig, batches: int, state: State, headline: Headline) -> None:
         self._headline = headline
@@ -46,7 +46,7 @@ class Progress:
         self._bar.close()
 
     def step(self, state: State) -> None:
-        """After each minibatch. Loss and accuracy are of the epoch so far, as far as the device has told."""
+        """Updates the display after each minibatch. Loss and accuracy cover the minibatches that the sums include so far."""
         self._bar.update()
         if state.sums.examples not in (0, self._shown):
             self._shown = state.sums.examples
@@ -54,7 +54,7 @@ class Progress:
             self._bar.set_postfix(loss=f"{loss:z.3f}", accuracy=f"{accuracy:z.1%}", refresh=False)
 
     def epoch(self, state: State) -> None:
-        """After each epoch."""
+        """Updates the display after each epoch."""
         row = state.history[-1]
         shown = {"loss": f"{row['train_loss_nats']:z.3f}", "accuracy": f"{row['train_accuracy']:z.1%}"}
         if (headline := self._headline(row)) is not None:
@@ -66,7 +66,7 @@ class Progress:
 
 
 def report(record: dict[str, Any], directory: Path, in_words: Callable[[Mapping[str, float]], str]) -> None:
-    """Prints the results of a finished run, each predictor's ``in_words``, and where there is a sample of text, it as well."""
+    """Prints a finished run's results: each predictor's metrics, put into words by ``in_words``, and a sample of text if any."""
     for name, metrics in record["metrics"].items():
         print(f"{name:>12}: {in_words(metrics)}")
     sample = RunDirectory(directory).sample

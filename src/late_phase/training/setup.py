@@ -1,4 +1,4 @@
-"""Builds what a run works with from its config, and refuses what can't work together."""
+"""Builds the parts of a run from its config, and refuses combinations that can't work."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Setup:
 
 
 def build(config: TrainConfig, device: torch.device) -> Setup:
-    """All parts of a run.
+    """Builds all parts of a run.
 
     Raises:
-        UserError: dataset, architecture, methods and batch size don't go together, or the memory is too small.
+        UserError: dataset, architecture, methods and batch size don't fit together, or the memory is too small.
     """
     task, chosen = tasks.build(config.dataset, device), methods.build(config)
     model = task.model(config.architecture, config.architecture.weights, copies(config))
@@ -65,7 +65,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
 
 @contextmanager
 def refusing(method: str, config: TrainConfig) -> Iterator[None]:
-    """Around what a method does to a model: where that can't be done, the user is told which choices don't go together."""
+    """Turns a ``ValueError`` of a method, in its block, into a ``UserError`` that names the two choices that don't fit together."""
     try:
         yield
     except ValueError as error:
@@ -74,10 +74,13 @@ def refusing(method: str, config: TrainConfig) -> Iterator[None]:
 
 
 def check_minibatch(config: TrainConfig, chosen: Iterable[Method], activations: int) -> None:
-    """Refuses minibatches whose activations don't fit into the memory, ``activations`` being the numbers of one example.
+    """Refuses minibatches whose activations don't fit into the memory.
+
+    Args:
+        activations: how many numbers the activations of one example are.
 
     Raises:
-        UserError: they don't.
+        UserError: they don't fit.
     """
     multiples = {key: number for method in chosen for key, number in method.multiples().items() if number > 1}
     needed = NUMBER * math.prod(multiples.values()) * config.batch_size * activations

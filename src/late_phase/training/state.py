@@ -1,4 +1,4 @@
-"""How far a run has come; loss and accuracy over the minibatches of an epoch, without waiting for the device at each of them."""
+"""A run's state: its progress, and loss and accuracy summed over an epoch without waiting for the device at each minibatch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SYNCHRONIZE_EVERY = 50
 
 
 class NonFiniteLoss(Exception):
-    """The loss of minibatch ``batch`` (counted from 0 in its epoch) is ``value``."""
+    """The loss of minibatch ``batch``, counted from 0 in its epoch, is ``value``, which is infinite or nan."""
 
     def __init__(self, batch: int, value: float) -> None:
         super().__init__(f"loss {value} at minibatch {batch}")
@@ -30,17 +30,22 @@ class EpochSums:
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """One minibatch: its mean loss, logits ``[examples, classes]`` and labels ``[examples]``.
+        """Adds a minibatch.
+
+        Args:
+            loss: the minibatch's mean loss.
+            logits: ``[examples, classes]``.
+            labels: ``[examples]``.
 
         Raises:
-            NonFiniteLoss: of this minibatch or one of the last ``SYNCHRONIZE_EVERY``, the first to be.
+            NonFiniteLoss: the loss of one of the last ``SYNCHRONIZE_EVERY`` minibatches isn't finite. It names the first one.
         """
         self._pending.append((len(labels), loss.detach(), (logits.argmax(1) == labels).sum()))
         if len(self._pending) == SYNCHRONIZE_EVERY:
             self.synchronize()
 
     def synchronize(self) -> None:
-        """Brings the sums up to date, waiting for the device.
+        """Waits for the device and updates the sums.
 
         Raises:
             NonFiniteLoss: see :meth:`add`.
@@ -65,7 +70,7 @@ class EpochSums:
 
 @dataclass
 class State:
-    """How far a run has come: complete epochs, the sums of the present one, a history row per epoch, and seconds of training."""
+    """A run's progress: completed epochs, the sums of the current one, a history row per epoch, and seconds of training."""
 
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
