@@ -1,4 +1,4 @@
-"""Makes the page of all results, ``README.md`` and ``index.html`` in their folder: ``python scripts/page.py``, or ``make page``."""
+"""Makes the page of all results: ``README.md`` and ``index.html`` in the folder of results. ``make page`` runs it."""
 
 from pathlib import Path
 
@@ -16,19 +16,23 @@ def main() -> None:
         type=path_argument,
         default=ROOT / "results",
         metavar="FOLDER",
-        help="with tables/ and figures/ (default: results)",
+        help="folder of results, which has tables/ and figures/ (default: results)",
     )
     arguments = parser.parse_args()
-    # These take seconds to import, and --help doesn't need them.
+    # Imported late: they take seconds, and --help doesn't need them.
+    from late_phase.reporting.documentation import documentation
     from late_phase.reporting.page import read_page
     from late_phase.reporting.page_html import as_html
     from late_phase.reporting.page_markdown import as_markdown
     from late_phase.support.files import write_text
 
-    page = read_page(arguments.results, ROOT)
-    for name, text in {"README.md": as_markdown(page), "index.html": as_html(page)}.items():
-        write_text(arguments.results / name, text)
-        print(arguments.results / name)
+    page, folder = read_page(arguments.results, ROOT), arguments.results
+    texts = {folder / "README.md": as_markdown(page), folder / "index.html": as_html(page)}
+    if folder.resolve() == ROOT / "results":
+        texts |= documentation(page, ROOT)
+    for path, text in texts.items():
+        write_text(path, text)
+        print(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page of all results as Markdown, for the repository's browser."""
+"""The page of all results as Markdown, for reading in the repository."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from late_phase.reporting.runs import markdown
 from late_phase.reporting.table_files import PAPER
 
 INTRODUCTION = (
-    "Numbers here come from runs of this repository, beside those of the paper, which are called so. `make page` makes this page "
-    "of the tables' files, and the same for a browser, [index.html](index.html); nothing in it is written by hand."
+    "Columns named *paper* have the paper's numbers. All other numbers come from runs of this repository. `make page` generates "
+    "this page and its browser version, [index.html](index.html), from the tables' files. Nothing here is written by hand."
 )
 
 
@@ -35,10 +35,10 @@ def as_markdown(page: Page) -> str:
 
 
 def summary(page: Page) -> list[str]:
-    """A line for each scale: how many claims have which verdict."""
+    """Returns a line for each scale: how many claims have which verdict."""
     lines = []
     if PAPER not in [scale.name for scale in page.scales]:
-        lines.append("**The paper's scale**: nothing is tested, as no table has numbers.")
+        lines.append("**The paper's scale**: no claim is tested, as no table has numbers yet.")
     for scale in page.scales:
         counted = ", ".join(f"{number} {verdict}" for verdict, number in page.counts(scale.name).items() if number)
         lines.append(f"**{scale.title}**: {counted}.")
@@ -55,12 +55,17 @@ def _claims(page: Page) -> list[str]:
 
 
 def _row(claim: Judged, page: Page) -> list[str]:
+    return [claim.sentence, f"{claim.place}: {claim.test}", claim.paper, *claim_findings(claim, page)]
+
+
+def claim_findings(claim: Judged, page: Page) -> list[str]:
+    """Returns a cell for each scale, with the claim's verdict and why."""
     cells = []
     for scale in page.scales:
         found = claim.findings[scale.name]
         verdict = found.verdict if found.verdict == "not tested" else f"**{found.verdict}**"
         cells.append(f"{verdict}: {found.text}")
-    return [claim.sentence, f"{claim.place}: {claim.test}", claim.paper, *cells]
+    return cells
 
 
 def _table(table: Made) -> list[str]:
