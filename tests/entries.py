@@ -19,6 +19,7 @@ ENTRIES = {
     "train.py": [*TINY, "hydra.run.dir=own/seed=0"],
     "scripts/evaluate.py": ["run=own/seed=0", "suite=flatness", "flatness.draws=2", "flatness.sigmas=[0.1]"],
     "scripts/report.py": ["outputs/digits_lenet_base"],
+    "scripts/export.py": ["own/seed=0", "--to", "own/folder"],
     "scripts/nqp.py": ["K=1", "eta=0.1", "n=4", "target_norm=2.0", "window=1"],
     "scripts/prepare_data.py": ["digits"],
     "scripts/benchmark.py": [],

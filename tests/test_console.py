@@ -89,6 +89,7 @@ LONG = {
     "train.py": "late_phase.training.loop.run",
     "scripts/evaluate.py": "late_phase.suites.evaluate.evaluate",
     "scripts/report.py": "late_phase.reporting.runs.find_runs",
+    "scripts/export.py": "late_phase.export.folder.export",
     "scripts/nqp.py": "late_phase.nqp.measure.measure",
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
     "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",

@@ -142,6 +142,14 @@ def test_the_drop_in_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["log_probs"].exp().sum(1).allclose(torch.ones(len(names["x"])))
 
 
+def test_a_finished_model_is_used_as_it_stands(finished, monkeypatch):
+    monkeypatch.chdir(finished.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {"pixels": torch.zeros(2, 1, 32, 32, dtype=torch.uint8)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
+
+
 def test_the_experiments_are_all_of_them():
     folder = ROOT / "configs" / "experiment"
     there = {path.stem for path in folder.glob("*.yaml")}

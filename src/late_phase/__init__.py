@@ -1,6 +1,7 @@
-"""Neural networks with late-phase weights (von Oswald et al., ICLR 2021). This package needs torch only.
+"""Neural networks with late-phase weights (von Oswald et al., ICLR 2021).
 
-torch is imported when the first of these names is used: a command line is checked without it.
+All names below but ``load`` need no library but torch. torch is imported when one of them is first used, because importing it takes
+seconds, and a command line is checked without it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from late_phase.export.load import load
     from late_phase.method import LatePhase
     from late_phase.running_statistics import recompute_running_statistics
     from late_phase.selection import Selection, batchnorm, by_name, by_predicate, by_type, everything, head, layernorm, nothing
@@ -22,6 +24,7 @@ __all__ = [
     "everything",
     "head",
     "layernorm",
+    "load",
     "nothing",
     "recompute_running_statistics",
 ]
@@ -30,6 +33,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "load":
+        try:
+            from late_phase.export.load import load
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"late_phase.load needs {error.name}: pip install 'late-phase[train]'.") from error
+        return load
     import late_phase.method
     import late_phase.running_statistics
     import late_phase.selection

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ImageTask(Task):
-    """The dataset is a :class:`Dataset`, on the device; the encoding a :class:`Normalization` of its pixels."""
+    """The task of images: the dataset is a :class:`Dataset` on the device, the encoding a :class:`Normalization` of its pixels."""
 
     kind = "images"
 
@@ -47,13 +47,13 @@ class ImageTask(Task):
         dataset = super().load_for_evaluation(config)
         if not dataset.classes:
             raise UserError(
-                f"dataset={dataset.name} has no labels to be right about: choose suite=ood with ood=[{dataset.name}] instead of it."
+                f"dataset={dataset.name} has no labels to compare with: choose suite=ood with ood=[{dataset.name}] instead."
             )
         return dataset
 
     @classmethod
     def encoding_of(cls, config: ImagesConfig, dataset: Dataset) -> Normalization:
-        """The training images' own mean and standard deviation, or those of the config."""
+        """Returns the mean and standard deviation of the config, or else those of the training images."""
         if config.mean is None or config.std is None:
             return Normalization.of(dataset.training_images())
         channels = dataset.test.shape[0]
@@ -69,10 +69,21 @@ class ImageTask(Task):
         return Normalization.from_json(text)
 
     @classmethod
+    def rebuilt(cls, config: ImageArchitectureConfig, encoding: Normalization, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        channels, classes, own = len(encoding.mean), 2, options(config, ImageArchitectureConfig)
+        with torch.device("meta"):
+            weights = architectures.build(config.name, channels, classes, **own).state_dict()
+        # Only the last layer depends on the number of classes.
+        others = {shapes[name][0] for name, weight in weights.items() if name in shapes and shapes[name] != tuple(weight.shape)}
+        return architectures.build(config.name, channels, *(others or {classes}), **own)
+
+    @classmethod
     def for_weights(cls, config: ImagesConfig, weights: Path, device: torch.device) -> ImageTask:
         dataset = cls.load(config)
         if dataset.train is None or not dataset.classes:
-            raise UserError(f"dataset={dataset.name} is not one to train on: choose that which the weights were trained on.")
+            raise UserError(
+                f"dataset={dataset.name} has no labelled training images: choose the dataset that the weights were trained on."
+            )
         encoding = cls.given_encoding(weights) if config.mean is None else None
         return cls(dataset, encoding or cls.encoding_of(config, dataset), device)
 
@@ -89,11 +100,14 @@ class ImageTask(Task):
     # Training.
 
     def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
-        """See :meth:`Task.model`. It is tried on one image, to find sizes that don't fit now."""
+        """Builds the model; see :meth:`Task.model`.
+
+        The model is tried on one image, so that sizes that don't fit are found now.
+        """
         channels, *size = self.dataset.test.shape
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if config.task != self.kind:
-            raise UserError(f"{what} makes no model: choose another architecture, or dataset={', '.join(data.names(config.task))}.")
+            raise UserError(f"{what} can't work: choose another architecture, or dataset={', '.join(data.names(config.task))}.")
         try:
             sizes, own = (channels, len(self.dataset.classes)), options(config, ImageArchitectureConfig)
             architectures.check_size(config.name, sizes, own, copies)
@@ -107,18 +121,18 @@ class ImageTask(Task):
         return model.train()
 
     def check(self, config: TrainConfig, model: nn.Module) -> None:
-        """There are training images, enough for a minibatch, and none is left alone where that can't be."""
+        """Refuses a batch size above the number of training images, or one that leaves BatchNorm a minibatch of one image."""
         examples, size = len(self.dataset.training_images()), config.batch_size
         if size > examples:
             raise UserError(f"batch_size={size} is larger than the training set ({examples} images): choose a smaller one.")
         if (size == 1 or examples % size == 1) and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
             raise UserError(
-                f"batch_size={size} makes a minibatch of one of the {examples} images, which BatchNorm can't train on: "
-                "choose another batch_size, or a dataset.subset."
+                f"batch_size={size} leaves one of the {examples} images alone in a minibatch, which BatchNorm can't train on: "
+                "choose another batch_size or dataset.subset."
             )
 
     def activations(self, config: TrainConfig, model: nn.Module) -> int:
-        """Numbers that layers with weights put out for one image."""
+        """Returns how many numbers the layers with weights put out for one image."""
         return numbers_put_out(model, torch.zeros(1, *self.dataset.test.shape))[0]
 
     def batches(self, config: TrainConfig) -> Batches:
@@ -130,7 +144,7 @@ class ImageTask(Task):
         if augmentation == Augmentation():
             return StreamedBatches(train, self.encoding, *how)
         raise UserError(
-            f"dataset.crop_padding, .flip and .cutout are for images in memory: leave them out, {self.dataset.name} has its own."
+            f"dataset.crop_padding, .flip and .cutout don't apply to {self.dataset.name}, which has its own: leave them out."
         )
 
     def measured(self) -> list[str]:
@@ -141,7 +155,7 @@ class ImageTask(Task):
         return None if row["test_accuracy"] is None else f"{row['test_accuracy']:z.1%}"
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """``<split>_nll_nats`` and ``<split>_accuracy`` of the images held out."""
+        """Returns ``<split>_nll_nats`` and ``<split>_accuracy`` of the images held out."""
         row, splits = {}, self.dataset.held_out()
         for split, members in predict(predictor_of(model), splits, self.encoding).items():
             log_probs, labels = ensemble_log_probs(members), splits[split].labels.cpu()
@@ -152,7 +166,10 @@ class ImageTask(Task):
     # Evaluation.
 
     def evaluate(self, models: TrainedModels) -> Numbers:
-        """Accuracy, NLL in nats and ECE on the images held out, and the loss on training images, where there are some in memory."""
+        """Returns accuracy, NLL in nats and ECE on the images held out.
+
+        If the training images are in memory, the loss on them is also returned.
+        """
         train = {"train": self.dataset.train} if isinstance(self.dataset.train, Images) else {}
         splits = train | self.dataset.held_out()
         self.predict(models, models.predictions, splits)
@@ -165,18 +182,27 @@ class ImageTask(Task):
         return f"test accuracy {accuracy}, NLL {metrics['test_nll']:z.4f} nats, ECE {ece}{training}"
 
     def own_predictions(self, models: TrainedModels) -> TrainedModels:
-        """See :meth:`Task.own_predictions`: other images or weights than those of before are predicted in a folder beside."""
+        """See :meth:`Task.own_predictions`.
+
+        If the folder holds predictions of other images or weights, new ones go to a folder of their own in the results.
+        """
         made_of = content_of(models.digest, models.predictors, self.dataset.test)
         if read_content(models.predictions, "test") in (None, made_of):
             return models
         return replace(models, predictions=models.results / self.dataset.name)
 
     def predict(self, models: TrainedModels, folder: Path, splits: Mapping[str, Images]) -> None:
-        """Has predictions of these images in ``folder``, those of before if they were made of the same."""
+        """Makes sure that ``folder`` holds predictions of these images.
+
+        Predictions made from the same content are reused.
+        """
         with models.autocast():
             write_predictions(folder, splits, models.predictors, self.encoding, models.seed, models.digest)
 
     def test_predictions(self, models: TrainedModels) -> tuple[dict[str, Tensor], Tensor]:
-        """Log-probabilities ``[members, examples, classes]`` of the test images, by what predicts, and their labels."""
+        """Returns the predictions of the test images, and the labels.
+
+        For each predictor they are log-probabilities ``[members, examples, classes]``.
+        """
         self.predict(models, models.predictions, {"test": self.dataset.test})
         return read_predictions(models.predictions, "test", models.predictors)

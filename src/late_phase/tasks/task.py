@@ -1,4 +1,4 @@
-"""What a task is, whatever its data are; and what is evaluated on it."""
+"""The interface of a task, whatever its data are, and what is evaluated on it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 
 Numbers = dict[str, dict[str, float]]
-"""Name of what predicts -> name of a metric -> value."""
+"""Name of a predictor -> name of a metric -> value."""
 
 
 class Task(ABC):
-    """Something to be learnt from a dataset: all that training and evaluation do differently for one kind of data.
+    """Something to learn from a dataset: all of training and evaluation that depends on the kind of data.
 
-    It is a classification: models give logits, training takes their cross entropy, and counts how often the likeliest is right.
+    A task is a classification: models return logits, training minimizes their cross entropy, and the accuracy counts how often the
+    likeliest class is right.
 
     Args:
-        dataset: a dataclass with the data, their ``name``, and ``in_words()``, how much they are; its ``train`` is None where there
+        dataset: a dataclass with the data, their ``name``, and ``in_words()``, which tells their amount; ``train`` is None if there
             is nothing to train on.
-        encoding: how raw data becomes the inputs of a model; ``to_json()`` writes it, as the metadata of a model's file.
+        encoding: turns raw data into the inputs of a model; ``to_json()`` writes it for the metadata of a model's file.
         device: where models compute.
     """
 
@@ -49,79 +50,94 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def load(cls, config: DatasetConfig) -> Any:
-        """The dataset that the config names, or the parts of it.
+        """Loads the config's dataset, or the part of it that the config asks for.
 
         Raises:
-            UserError: it is not to be had.
+            UserError: the dataset can't be loaded.
         """
 
     @classmethod
     def load_for_evaluation(cls, config: DatasetConfig) -> Any:
-        """The same without a part to train on.
+        """Loads the dataset without a part to train on.
 
         Raises:
-            UserError: it is not to be had, or says nothing about a model's predictions.
+            UserError: the dataset can't be loaded, or predictions can't be evaluated on it.
         """
         return replace(cls.load(config), train=None)
 
     @classmethod
     @abstractmethod
     def encoding_of(cls, config: DatasetConfig, dataset: Any) -> Any:
-        """The encoding that the config asks for, or that the dataset has by itself.
+        """Returns the encoding that the config asks for, or else the dataset's own.
 
         Raises:
-            UserError: the config's doesn't fit the dataset.
+            UserError: the encoding of the config doesn't fit the dataset.
         """
 
     @classmethod
     @abstractmethod
     def read_encoding(cls, text: str) -> Any:
-        """What ``encoding.to_json()`` wrote.
+        """Reads what ``encoding.to_json()`` wrote.
 
         Raises:
-            TypeError, KeyError, ValueError: it is something else.
+            TypeError, KeyError, ValueError: the text is something else.
         """
 
     @classmethod
     def stored_encoding(cls, model: Path) -> Any:
-        """The encoding of a model in a file that a run has written.
+        """Reads the encoding of a model from a file that a run has written.
 
         Raises:
-            OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError: the file is not there, or of another origin, or
-                of another kind of task.
+            OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError: the file is absent, or has another
+                origin, or belongs to another kind of task.
         """
         with safe_open(model, "pt") as file:
             return cls.read_encoding(file.metadata()["late_phase"])
 
     @classmethod
     def given_encoding(cls, weights: Path) -> Any | None:
-        """:meth:`stored_encoding` of a file, or of the directory of a run; None of weights of another origin."""
+        """Returns :meth:`stored_encoding` of a file or of a run's directory, or None for weights of another origin."""
         try:
             return cls.stored_encoding(weights / "model.safetensors" if weights.is_dir() else weights)
         except (OSError, SafetensorError, TypeError, KeyError, ValueError):
             return None
 
     @classmethod
-    def for_weights(cls, config: DatasetConfig, weights: Path, device: torch.device) -> Task:
-        """The task that weights of any origin were trained for: with the encoding in their file, or else the config's.
+    @abstractmethod
+    def rebuilt(cls, config: ArchitectureConfig, encoding: Any, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """Builds a plain model without its dataset, with arbitrary weights.
+
+        Args:
+            encoding: the model's encoding.
+            shapes: name of a weight of the model -> its shape.
 
         Raises:
-            UserError: the dataset is not one to train on.
+            ValueError, RuntimeError: there is no such model.
+        """
+
+    @classmethod
+    def for_weights(cls, config: DatasetConfig, weights: Path, device: torch.device) -> Task:
+        """Builds the task that weights of any origin were trained for.
+
+        Its encoding comes from the file of the weights, or else from the config.
+
+        Raises:
+            UserError: the dataset can't be trained on.
         """
         dataset = cls.load(config)
         encoding = cls.given_encoding(weights)
         return cls(dataset, cls.encoding_of(config, dataset) if encoding is None else encoding, device)
 
     def fingerprint(self) -> dict[str, str]:
-        """What has to be the same in two records of the same data; goes into each record."""
+        """Returns what must be the same in two records of the same data; it goes into each record."""
         return {}
 
     @abstractmethod
     def amount(self) -> dict[str, int]:
-        """How much is evaluated, for a record."""
+        """Returns how much data is evaluated, for a record."""
 
     def misfit(self, run: Path, trained_on: str) -> UserError:
-        """Why the weights of a run can't be loaded into the architecture for this dataset.
+        """Returns the error for a run whose weights don't fit the architecture for this dataset.
 
         Args:
             trained_on: name of the dataset that the run was trained on.
@@ -132,11 +148,11 @@ class Task(ABC):
 
     @abstractmethod
     def model(self, config: ArchitectureConfig, weights: str | None = None, copies: int = 1, whole: bool = False) -> nn.Module:
-        """The plain architecture for the dataset, with fresh weights or those that ``weights`` names.
+        """Builds the plain architecture for the dataset, with fresh weights or those that ``weights`` names.
 
         Args:
-            copies: how often the memory has to hold what is as large as the weights.
-            whole: the weights are for just this dataset: none of the architecture's may start anew.
+            copies: how many times the memory must hold something as large as the weights.
+            whole: the weights are for exactly this dataset, so the last layer must fit as well.
 
         Raises:
             UserError: there is no such model, or the memory is too small.
@@ -144,7 +160,7 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, config: TrainConfig, model: nn.Module) -> None:
-        """Refuses minibatches that can't be.
+        """Checks that the data can be cut into valid minibatches.
 
         Raises:
             UserError: they can't.
@@ -152,49 +168,49 @@ class Task(ABC):
 
     @abstractmethod
     def activations(self, config: TrainConfig, model: nn.Module) -> int:
-        """Numbers that training keeps of one example of a minibatch until it goes backward."""
+        """Returns how many numbers training keeps for one example of a minibatch until the backward pass."""
 
     @abstractmethod
     def batches(self, config: TrainConfig) -> Batches:
-        """The minibatches to train on; their inputs are encoded already, and all is on the task's device."""
+        """Returns the minibatches to train on: their inputs are encoded, and all tensors are on the task's device."""
 
     @abstractmethod
     def measured(self) -> list[str]:
-        """Names of what :meth:`measure` measures."""
+        """Returns the names of what :meth:`measure` measures."""
 
     @staticmethod
     @abstractmethod
     def headline(row: Mapping[str, Any]) -> str | None:
-        """The most telling of what is measured, in a row of ``history.csv``, in words; None if it wasn't measured then."""
+        """Returns the most telling measurement in a row of ``history.csv``, in words, or None if the row lacks it."""
 
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """What is measured of a model while it is trained, on data held out."""
+        """Measures a model during training, on data held out."""
 
     # Evaluation.
 
     @abstractmethod
     def evaluate(self, models: TrainedModels) -> Numbers:
-        """What is measured of trained models first of all: at the end of a run, and by ``suite=accuracy``. All finite."""
+        """Returns the main metrics of trained models, at the end of a run and for ``suite=accuracy``. All are finite."""
 
     @staticmethod
     @abstractmethod
     def in_words(metrics: Mapping[str, float]) -> str:
-        """What :meth:`evaluate` found of one predictor, as a line for the screen."""
+        """Returns what :meth:`evaluate` found for one predictor, as a line for the screen."""
 
     def own_predictions(self, models: TrainedModels) -> TrainedModels:
-        """The models; what they predicted once stays if they have been changed since."""
+        """Returns the models with a folder in which their predictions overwrite none of other weights or data."""
         return models
 
     def show(self, models: TrainedModels) -> str | None:
-        """Something for the eye that the models make, for a run's directory."""
+        """Returns something to look at that the models make, for a run's directory, or None."""
         return None
 
 
 def numbers_put_out(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
-    """Numbers that training keeps of what layers with weights put out for these inputs, and those of the model's logits alone.
+    """Counts the outputs of layers with weights that training keeps for these inputs, and the logits among them.
 
-    Of a recurrent layer these are 16 times its outputs, as measured of an LSTM: gates, states and their gradients.
+    For a recurrent layer, the count is 16 times its outputs, as measured for an LSTM: gates, states and their gradients.
     """
     count = 0
 
@@ -216,15 +232,15 @@ def numbers_put_out(model: nn.Module, inputs: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class TrainedModels:
-    """What is evaluated: all that predicts with the weights of a run, of several runs, or of any origin.
+    """What is evaluated: all predictors with the weights of a run, of several runs, or of any origin.
 
     Attributes:
-        task: the data that it is evaluated on.
-        trained_on: name of the dataset that it was trained on, as the config has it; a folder of images may have any name.
+        task: the data that they are evaluated on.
+        trained_on: name of the dataset that they were trained on, as in the config; a folder of images may have any name.
         predictors: by the name that their metrics have.
         autocast: makes the context of forward passes.
-        seed: of what is random in predictions and evaluations.
-        digest: stands for all that its predictions depend on besides the data.
+        seed: seeds the random parts of predictions and evaluations.
+        digest: stands for everything besides the data that their predictions depend on.
         results: the folder for results.
         predictions: the folder for predictions on the task's own data.
     """

@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 
 
 class TextTask(Task):
-    """The dataset is a :class:`Text`, which stays on the CPU, where it may be mapped into memory; the encoding is a
-    :class:`Vocabulary`, the bytes that the model knows.
+    """The task of texts: the dataset is a :class:`Text`, the encoding a :class:`Vocabulary`, the bytes that the model knows.
 
-    A model takes a segment and a state, and returns logits and the state after them, see
-    :data:`late_phase.data.segments.RecurrentModel`.
+    The text stays on the CPU, where it may be mapped into memory. A model takes a segment and a state, and returns logits and the
+    state after them; see :data:`late_phase.data.segments.RecurrentModel`.
     """
 
     kind = "text"
@@ -44,12 +43,16 @@ class TextTask(Task):
 
     @classmethod
     def encoding_of(cls, config: TextConfig, dataset: Text) -> Vocabulary:
-        """The text's own vocabulary."""
+        """Returns the text's own vocabulary."""
         return Vocabulary.of(dataset)
 
     @classmethod
     def read_encoding(cls, text: str) -> Vocabulary:
         return Vocabulary.from_json(text)
+
+    @classmethod
+    def rebuilt(cls, config: ArchitectureConfig, encoding: Vocabulary, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        return architectures.build(config.name, len(encoding), **options(config, ArchitectureConfig))
 
     def fingerprint(self) -> dict[str, str]:
         return {"text_sha256": self.dataset.sha256}
@@ -63,7 +66,7 @@ class TextTask(Task):
         what = f"architecture={config.name} with dataset={self.dataset.name}"
         if config.task != self.kind:
             others = [name for name, choice in CHOICES["architecture"].items() if choice.config.task == self.kind]
-            raise UserError(f"{what} makes no model: choose architecture={', '.join(others)} for a text.")
+            raise UserError(f"{what} can't work: choose architecture={', '.join(others)} for a text.")
         if weights is not None and self.given_encoding(Path(weights)) not in (None, self.encoding):
             raise UserError(
                 f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
@@ -76,18 +79,18 @@ class TextTask(Task):
             raise UserError(f"{what}: {error}") from error
 
     def check(self, config: TrainConfig, model: nn.Module) -> None:
-        """The text is long enough for one minibatch of whole segments."""
+        """Checks that the text is long enough for one minibatch of whole segments."""
         streams, length, there = config.batch_size, config.dataset.sequence_length, len(self.dataset.train)
         if streams * length + 1 > there:
             raise UserError(
                 f"batch_size={streams} streams of dataset.sequence_length={length} need {streams * length + 1} bytes to train on, "
-                f"and {self.dataset.name} has {there}: choose smaller ones, or a longer text."
+                f"but {self.dataset.name} has {there}: choose smaller values, or a longer text."
             )
 
     def activations(self, config: TrainConfig, model: nn.Module) -> int:
-        """Numbers that training holds at once of one stream of a segment."""
+        """Returns how many numbers training holds at once for one stream of a segment."""
         layers, logits = numbers_put_out(model, torch.zeros(1, 1, dtype=torch.int64))
-        return config.dataset.sequence_length * (layers + 2 * logits)  # of logits also their logarithms and gradients
+        return config.dataset.sequence_length * (layers + 2 * logits)  # for logits also their logarithms and gradients
 
     def batches(self, config: TrainConfig) -> Batches:
         settings = config.dataset
@@ -102,13 +105,13 @@ class TextTask(Task):
         return None if row["test_bpc"] is None else f"{row['test_bpc']:z.3f} bits per character"
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """``<part>_bpc`` of the parts held out."""
+        """Returns ``<part>_bpc`` of the parts held out."""
         return text.measure({"single": predictor_of(model)}, self.dataset.held_out(), self.encoding, self.device)["single"]
 
     # Evaluation.
 
     def evaluate(self, models: TrainedModels) -> Numbers:
-        """Bits per character of each part that there is, see :func:`late_phase.evaluation.text.measure`."""
+        """Returns the bits per character of each part of the text; see :func:`late_phase.evaluation.text.measure`."""
         with models.autocast():
             return text.measure(models.predictors, self.dataset.parts(), self.encoding, self.device)
 
@@ -118,7 +121,7 @@ class TextTask(Task):
         return f"{', '.join(parts)} bits per character"
 
     def show(self, models: TrainedModels) -> str:
-        """What the single model makes up after the last bytes of the validation part; always the same."""
+        """Returns the text that the single model generates after the last bytes of the validation part; it is always the same."""
         prompt = self.encoding.encode(self.dataset.validation[-text.PROMPT :]).to(self.device)
         with models.autocast():
             for model in models.predictors["single"]():

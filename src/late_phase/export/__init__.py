@@ -1,0 +1,1 @@
+"""The single model of a finished run, for use elsewhere."""
