@@ -1,6 +1,7 @@
-# `make test PY=python` runs any target in an environment of your own and skips the set-up of .venv.
+# PY=python runs a target in your own environment, without setting up .venv: `make test PY=python`.
 
-# The first that will do, else the first that runs and says what it lacks. A command may exist and not run (pyenv shims).
+# The first Python that can be used, or else the first that runs, which then says what it lacks. Some commands exist but don't run,
+# such as shims of pyenv.
 PYTHONS := python3.14 python3.13 python3.12 python3.11 python3
 first = $(shell for p in $(PYTHONS); do $$p $(1) 2>/dev/null && echo $$p && break; done)
 PYTHON ?= $(or $(call first,scripts/install.py --check),$(call first,--version >/dev/null),python3)
@@ -20,13 +21,13 @@ TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(
 	$(if $(call on,$(DRY)),--dry) $(if $(call on,$(BUILD)),--build) $(if $(call on,$(MIXED)),--mixed) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench figure1 tables table7 page clean
+.PHONY: help setup demo test lint bench figure1 tables table7 page docs clean
 .PHONY: $(TABLES)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## Install the locked environment into .venv (the targets below do it when needed)
+setup: $(INSTALLED) ## Install the locked environment into .venv (the other targets do it when needed)
 
 demo: $(INSTALLED) ## Run the demo
 	$(PY) scripts/demo.py
@@ -44,26 +45,31 @@ bench: $(INSTALLED) ## Run the benchmark
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1
 
-# make table3 makes Table 3; configs/table has all. SCALE=digits makes it small, DRY=1 says what it would run. `python scripts/table.py
-# --help` explains these and the other options: SEEDS, LAUNCHER, DATA, IMAGES, DEVICE, BUILD, MIXED, TO, WITH.
+# `make table3` makes Table 3; configs/table has all tables and figures. SCALE=digits makes it small, DRY=1 says what it would run.
+# `python scripts/table.py --help` explains these and SEEDS, LAUNCHER, DATA, IMAGES, DEVICE, BUILD, MIXED, TO, WITH.
 $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 
-tables: $(INSTALLED) ## Make all tables and figures of the paper but those of shapes and theory; SCALE=digits LAUNCHER=joblib DRY=1
+tables: $(INSTALLED) ## Make all tables and figures except table7 and figure1; options: SCALE=digits LAUNCHER=joblib DRY=1
 	$(PY) scripts/table.py $(filter-out methods,$(TABLES)) $(TABLE_OPTIONS)
 
-table7: $(INSTALLED) ## Make Table 7, which lists shapes
+table7: $(INSTALLED) ## Make Table 7, the shapes of the hypernetworks
 	$(PY) scripts/table7.py
 
-page: $(INSTALLED) ## Make results/README.md and results/index.html of all tables
+page: $(INSTALLED) ## Make results/README.md and results/index.html from all tables
 	$(PY) scripts/page.py
 
-# make data-NAME downloads, verifies and extracts a dataset into data/, or says what is there.
+# `make data-NAME` downloads, verifies and extracts a dataset into data/, and says what it contains.
 data-%: $(INSTALLED)
 	$(PY) scripts/prepare_data.py $*
 
-clean: ## Delete .venv, caches and build products; data and outputs stay
-	rm -rf .venv .pytest_cache .ruff_cache build dist src/*.egg-info
+docs: ## Build the documentation into site/
+	@$(PY) -c "import material, mkdocs, mkdocstrings" 2>/dev/null || \
+		{ echo "make docs needs MkDocs: run $(PY) -m pip install -e '.[docs]' first." >&2; exit 1; }
+	$(PY) -m mkdocs build --strict
+
+clean: ## Delete .venv, caches and build products; keep data and outputs
+	rm -rf .venv .pytest_cache .ruff_cache build dist site src/*.egg-info
 	find configs scripts src tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PACKAGING_FILES = ["pyproject.toml", "requirements.lock", "environment.yml", "Makefile", ".ci/run"]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+LOCKED = ["train", "wandb", "dev", "docs", "examples"]  # extras
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -52,7 +53,7 @@ def test_lock_satisfies_every_declared_dependency(python, platform):
     assert SpecifierSet(PROJECT["requires-python"]).contains(python)
     versions = locked_versions(python, platform)
     extras = PROJECT["optional-dependencies"]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *extras["train"], *extras["wandb"], *extras["dev"]]):
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *(line for extra in LOCKED for line in extras[extra])]):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is locked as {version}"
 
@@ -75,7 +76,7 @@ def test_only_linux_installs_cuda_packages():
 
 
 def test_lock_names_the_command_that_wrote_it():
-    extras = "--extra train --extra wandb --extra dev"
+    extras = " ".join(f"--extra {extra}" for extra in LOCKED)
     command = f"uv pip compile --universal --python-version {PYTHONS[0]} {extras} pyproject.toml -o requirements.lock"
     assert LOCK.splitlines()[1].lstrip("# ") == command
 
