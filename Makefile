@@ -70,7 +70,7 @@ docs: ## Build the documentation into site/
 
 clean: ## Delete .venv, caches and build products; keep data and outputs
 	rm -rf .venv .pytest_cache .ruff_cache build dist site src/*.egg-info
-	find configs scripts src tests -name __pycache__ -prune -exec rm -rf {} +
+	find configs examples scripts src tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.lock pyproject.toml
 	@exec "$(PYTHON)" scripts/install.py
