@@ -46,7 +46,7 @@ class Digits(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         # With T0=None there are no members: plain training. A run that resumes within this epoch has them already.
         if self.current_epoch == self.T0 and not self.late.spawned:
-            self.late.spawn()  # self.optimizers().spawn() would spawn only in Lightning's wrapper, without effect
+            self.late.spawn()
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
         images, labels = batch

@@ -235,3 +235,57 @@ def test_a_closure_is_evaluated_once():
 
     assert late.step(closure).item() == calls[0]
     assert len(calls) == 1
+
+
+def test_a_wrapper_that_copies_the_attributes_is_the_same_optimizer():
+    """Lightning's wrapper is an instance of a new class with a copy of the attributes."""
+    (x, y), *_ = models.minibatches(1)
+    outcomes = []
+    for wrap in (False, True):
+        torch.manual_seed(0)
+        model = models.plain()
+        late = LatePhase(model, sgd(model), batchnorm() + head(), K=2)
+        used = late
+        if wrap:
+            used = object.__new__(type("Wrapper", (LatePhase,), {}))
+            used.__dict__ = dict(late.__dict__)
+        used.spawn()
+        for _ in range(3):
+            F.cross_entropy(model(x), y).backward()
+            used.step()
+        assert late.spawned and late.state_dict()["member"] == used.state_dict()["member"] == 1
+        with used.member(0), pytest.raises(RuntimeError, match="leave the block first"):
+            late.step()
+        outcomes.append(late.average())
+    assert_same(*outcomes)
+
+
+def test_a_closure_sees_all_groups():
+    batches = models.minibatches(6)
+    outcomes = []
+    for by_closure in (False, True):
+        torch.manual_seed(0)
+        model = models.plain()
+        late = LatePhase(model, sgd(model), batchnorm() + head(), K=2, phi_options={"weight_decay": 0.01})
+        norms = []
+
+        def gradients(x=None, y=None, model=model, late=late, norms=norms):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            parameters = [parameter for group in late.param_groups for parameter in group["params"]]
+            assert len(parameters) == len(list(model.parameters()))
+            torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item())
+            return loss
+
+        for i, (x, y) in enumerate(batches):
+            if i == 2:
+                late.spawn()
+            if by_closure:
+                late.step(lambda x=x, y=y: gradients(x, y))
+            else:
+                gradients(x, y)
+                late.step()
+        assert max(norms) <= 0.1001
+        outcomes.append(late.average())
+    assert_same(*outcomes)

@@ -100,7 +100,7 @@ def test_members_are_counted_as_they_are_stored(composed, tmp_path, asked, kind,
         late.step()
         if not late.spawned:
             late.spawn()
-    states = [value for state in late._members.states for own in state.values() for value in own.values()]
+    states = [value for state in late._live.members.states for own in state.values() for value in own.values()]
     counts = len([value for value in states if value.dim() == 0])  # Adam counts its steps
     taken = sum(value.numel() for value in member_weights(late).values()) + sum(value.numel() for value in states) - counts
     assert 0 < taken * NUMBER <= asked["late_phase.K=3"] <= taken * NUMBER + 3 * OBJECT * (1 + 3 * len(late.phi) + 12)

@@ -89,8 +89,6 @@ class LatePhase(SharedOptimizer):
         self.model = unwrapped(model)
         phi = Phi(self.model, Selection.of(select).names(self.model))
         super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})
-        self._entered = 0  # depth of member() blocks
-        self._steps = 0  # counted for WATCHED_STEP
 
     @property
     def gamma_theta(self) -> float:
@@ -135,7 +133,7 @@ class LatePhase(SharedOptimizer):
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
         self._refuse_within_step("spawn()")
         self._groups.spawn()
-        self._members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
+        self._live.members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -153,25 +151,26 @@ class LatePhase(SharedOptimizer):
             RuntimeError: there is no gradient, a ``member()`` block is open, or the optimizer takes several gradients a step.
             TypeError: the optimizer keeps a state that members can't have of their own. The second step notices this.
         """
-        if self._entered:
+        if self._live.blocks:
             raise RuntimeError("step() was called inside of a member() block: leave the block first.")
         evaluate = None
         if closure is None:
             self._collect_gradients()
         else:
             parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-            evaluate = Closure(closure, parameters, self._collect_gradients)
-        self._steps += 1
-        hidden = HiddenState(self.optimizer) if self._steps == WATCHED_STEP else None
-        self._stepping = True
+            # The closure may clip the gradients of all groups, as Lightning's does.
+            evaluate = Closure(self._groups.whole()(closure), parameters, self._collect_gradients)
+        self._live.steps += 1
+        hidden = HiddenState(self.optimizer) if self._live.steps == WATCHED_STEP else None
+        self._live.stepping = True
         try:
-            if self._members is None:
+            if self._live.members is None:
                 with self._groups.before_spawn():
                     self.optimizer.step(evaluate)
             else:
-                self._inner_step(self._members, evaluate)
+                self._inner_step(self._live.members, evaluate)
         finally:
-            self._stepping = False
+            self._live.stepping = False
         if evaluate is not None and not evaluate.evaluated:
             raise RuntimeError("the optimizer does not evaluate the closure: call backward() before step() instead.")
         if hidden is not None:
@@ -195,9 +194,9 @@ class LatePhase(SharedOptimizer):
         """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""
         if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
-        if self._members is not None and (self.K > 1 or self.gamma_theta != 1):  # otherwise the sum is the gradient itself
+        if self._live.members is not None and (self.K > 1 or self.gamma_theta != 1):  # otherwise the sum is the gradient itself
             self._base_gradients.accumulate()
-            if self._members.entered == self.K - 1:
+            if self._live.members.entered == self.K - 1:
                 self._base_gradients.release()
 
     @contextmanager
@@ -214,14 +213,14 @@ class LatePhase(SharedOptimizer):
             raise RuntimeError(f"member({k}) does not exist before spawn(): use the model itself.")
         if not 0 <= k < self.K:
             raise IndexError(f"member({k}) does not exist: there are K={self.K} members, counted from 0.")
-        previous = self._members.entered
-        self._members.enter(k)
-        self._entered += 1
+        previous = self._live.members.entered
+        self._live.members.enter(k)
+        self._live.blocks += 1
         try:
             yield self.model
         finally:
-            self._entered -= 1
-            self._members.enter(previous)
+            self._live.blocks -= 1
+            self._live.members.enter(previous)
 
     @torch.no_grad()
     def averaged_state_dict(self, running_statistics: str = "mean") -> dict[str, Tensor]:
@@ -234,9 +233,9 @@ class LatePhase(SharedOptimizer):
             raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
         self._refuse_train_mode("averaging")
         averages: dict[str, Tensor] = {}
-        if self._members is not None:
-            self._members.store()
-            averages = self._members.averages(folded=running_statistics == "folded")
+        if self._live.members is not None:
+            self._live.members.store()
+            averages = self._live.members.averages(folded=running_statistics == "folded")
         return state_with(self.model, averages)
 
     def average(

@@ -49,6 +49,7 @@ class ParameterGroups:
         self._sizes = [len(group["params"]) for group in optimizer.param_groups]
         self._kept: dict[int, list[Group]] = {}  # owner -> for each group, the entries that the owner's steps have changed
         self._outer: dict[tuple[int, str], Any] = {}  # (index of a group, changed entry) -> its value in the optimizer's own group
+        self._all: list[Group] | None = None  # all groups, while the optimizer is shown other ones
         self._checks_lr = True
 
     def parameters(self, owner: int) -> list[nn.Parameter]:
@@ -123,13 +124,23 @@ class ParameterGroups:
         """Shows ``views`` (index -> group) to the optimizer for a block; yields a dict that later holds the block's changes."""
         before = {index: dict(view) for index, view in views.items()}
         groups, changes = self.optimizer.param_groups, {}
-        self.optimizer.param_groups = list(views.values())
+        self._all, self.optimizer.param_groups = groups, list(views.values())
         try:
             yield changes
         finally:
-            self.optimizer.param_groups = groups
+            self._all, self.optimizer.param_groups = None, groups
         for index, view in views.items():
             changes[index] = {key: value for key, value in view.items() if not _same(value, before[index].get(key))}
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Shows all groups again for the duration of a block within :meth:`of` or :meth:`before_spawn`."""
+        shown = self.optimizer.param_groups
+        self.optimizer.param_groups = shown if self._all is None else self._all
+        try:
+            yield
+        finally:
+            self.optimizer.param_groups = shown
 
     def _split(self, phi: Collection[nn.Parameter], options: dict[str, Any]) -> None:
         """Moves φ into parameter groups of its own."""

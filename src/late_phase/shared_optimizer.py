@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,24 @@ from late_phase.base_gradients import BaseGradients
 from late_phase.members import Members, Phi
 from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.supported_optimizers import HARMLESS, HiddenState
+
+
+@dataclass
+class Live:
+    """What changes during training. It is an object of its own, so that a wrapper that copies the attributes shares it, as
+    Lightning's does.
+
+    Attributes:
+        members: the members; None before ``spawn()``.
+        stepping: whether ``step()`` is running.
+        blocks: depth of ``member()`` blocks.
+        steps: number of steps, counted up to ``WATCHED_STEP``.
+    """
+
+    members: Members | None = None
+    stepping: bool = False
+    blocks: int = 0
+    steps: int = 0
 
 
 class SharedOptimizer(torch.optim.Optimizer):
@@ -46,8 +65,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._phi = phi
         self._groups = ParameterGroups(optimizer, set(phi.parameters.values()), phi_options)
         self._base_gradients = BaseGradients(self._groups.parameters(THETA), gamma_theta)
-        self._members: Members | None = None
-        self._stepping = False  # whether step() is running
+        self._live = Live()
 
     # Makes GradScaler unscale the gradients before they are summed, even if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
@@ -94,7 +112,7 @@ class SharedOptimizer(torch.optim.Optimizer):
     @property
     def spawned(self) -> bool:
         """Whether there are members: ``spawn()`` was called, or a state with members was loaded."""
-        return self._members is not None
+        return self._live.members is not None
 
     @property
     def phi(self) -> list[str]:
@@ -104,24 +122,24 @@ class SharedOptimizer(torch.optim.Optimizer):
     @property
     def members(self) -> dict[str, Tensor] | None:
         """Φ and the members' running statistics by full name, as ``[K, ...]``; None before ``spawn()``."""
-        if self._members is None:
+        if self._live.members is None:
             return None
-        self._members.store()
-        return self._members.values
+        self._live.members.store()
+        return self._live.members.values
 
     @torch.no_grad()
     def _convert(self, method: str) -> None:
         """Calls a schedule-free optimizer's ``train()`` or ``eval()`` for θ and each member."""
         convert, hidden = getattr(self.optimizer, method), HiddenState(self.optimizer)
-        if self._members is None:
+        if self._live.members is None:
             convert()
         else:
-            entered = self._members.entered
+            entered = self._live.members.entered
             for k in range(self.K):
-                self._members.enter(k)
+                self._live.members.enter(k)
                 with self._groups.of(k):
                     convert()
-            self._members.enter(entered)
+            self._live.members.enter(entered)
             with self._groups.of(THETA):
                 convert()
             for group in self.param_groups:
@@ -133,7 +151,7 @@ class SharedOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"{what} was called in the schedule-free optimizer's train mode: call late.eval() first.")
 
     def _refuse_within_step(self, what: str) -> None:
-        if self._stepping:
+        if self._live.stepping:
             raise RuntimeError(f"{what} was called within step(), by its closure: call it between steps.")
 
     # State.
@@ -149,8 +167,8 @@ class SharedOptimizer(torch.optim.Optimizer):
             "K": self.K,
             "phi": self.phi,
             "members": self.members,
-            "member": self._members.entered if self.spawned else None,
-            "member_states": self._members.states_in_order() if self.spawned else None,
+            "member": self._live.members.entered if self.spawned else None,
+            "member_states": self._live.members.states_in_order() if self.spawned else None,
             "optimizer": self.optimizer.state_dict(),
             "theta_gradients": list(self._base_gradients.sums),
             "groups": self._groups.state_dict(),
@@ -167,13 +185,13 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._refuse_foreign(state_dict)
         state_dict = copy.deepcopy(state_dict)
         optimizer_state = state_dict["optimizer"]
-        self._members = None
+        self._live.members = None
         if state_dict["members"] is not None:
             members, states = state_dict["members"], state_dict["member_states"]
-            self._members = Members.restore(self._phi, self.optimizer, members, states, optimizer_state)
+            self._live.members = Members.restore(self._phi, self.optimizer, members, states, optimizer_state)
         self.optimizer.load_state_dict(optimizer_state)
         if self.spawned:
-            self._members.load(state_dict["member"])
+            self._live.members.load(state_dict["member"])
         self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
         self._groups.load_state_dict(state_dict.get("groups", {}))  # early checkpoints lack this entry
 
