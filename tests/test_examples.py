@@ -52,6 +52,7 @@ def test_the_plain_loop_resumes_to_the_same_weights(tmp_path):
     runpy.run_path(str(EXAMPLES / "plain_loop.py"))["convnet"]().load_state_dict(whole, strict=True)
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_the_digits(tmp_path):
     accuracies = run(tmp_path, "fine_tune_torchvision.py", "--epochs=2", "--save=resnet18.pt")
     assert list(accuracies) == ["plain model", "late-phase model"]
@@ -60,6 +61,7 @@ def test_fine_tuning_learns_the_digits(tmp_path):
     resnet18(num_classes=10).load_state_dict(torch.load(tmp_path / "resnet18.pt"), strict=True)
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_a_folder_of_ones_own(tmp_path):
     for split in ("train", "test"):
         for label in ("dark", "light"):
@@ -71,6 +73,7 @@ def test_fine_tuning_takes_a_folder_of_ones_own(tmp_path):
     resnet18(num_classes=2).load_state_dict(torch.load(tmp_path / "single.pt"), strict=True)
 
 
+@pytest.mark.slow
 @needs("transformers")
 def test_the_transformer_learns_and_is_saved(tmp_path):
     accuracies = run(tmp_path, "hugging_face.py", "--epochs=4", "--save=bert")
@@ -79,6 +82,7 @@ def test_the_transformer_learns_and_is_saved(tmp_path):
     assert {path.name for path in (tmp_path / "bert").iterdir()} == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.slow
 @needs("lightning")
 def test_lightning_resumes_to_the_same_weights(tmp_path):
     accuracies = run(tmp_path, "lightning_module.py", "--epochs=4", "--checkpoints=checkpoints", "--save=whole.pt")
@@ -95,6 +99,7 @@ def test_the_readme_lists_all_examples():
     assert set(re.findall(r"\]\((\w+\.py)\)", readme)) == {path.name for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.slow
 @needs("nbclient")
 def test_the_notebook_runs_and_draws_its_figure(tmp_path):
     import nbformat
