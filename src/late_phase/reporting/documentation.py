@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 
 from late_phase.reporting.page import Page, pipe_table
@@ -59,10 +60,13 @@ def filled(text: str, makers: dict[str, Callable[[str], str]], path: Path) -> st
 
 
 def claims(page: Page, topic: str) -> str:
+    """Returns a Markdown table of a topic's claims, with a column for each scale that tests any of them."""
     if topic not in page.topics:
         raise UserError(f"there are no claims about {topic!r}: choose one of {', '.join(page.topics)}.")
-    rows = [["claim of the paper", "the paper", *(f"ours, scale {scale.name}" for scale in page.scales)]]
-    rows += [[claim.sentence, claim.paper, *claim_findings(claim, page)] for claim in page.topics[topic]]
+    judged = page.topics[topic]
+    tested = [any(claim.findings[scale.name].verdict != "not tested" for claim in judged) for scale in page.scales]
+    rows = [["claim of the paper", "the paper", *compress((f"ours, scale {scale.name}" for scale in page.scales), tested)]]
+    rows += [[claim.sentence, claim.paper, *compress(claim_findings(claim, page), tested)] for claim in judged]
     return markdown(rows)
 
 
