@@ -63,9 +63,7 @@ page: $(INSTALLED) ## Make results/README.md and results/index.html from all tab
 data-%: $(INSTALLED)
 	$(PY) scripts/prepare_data.py $*
 
-docs: ## Build the documentation into site/
-	@$(PY) -c "import material, mkdocs, mkdocstrings" 2>/dev/null || \
-		{ echo "make docs needs MkDocs: run $(PY) -m pip install -e '.[docs]' first." >&2; exit 1; }
+docs: $(INSTALLED) ## Build the documentation into site/
 	$(PY) -m mkdocs build --strict
 
 clean: ## Delete .venv, caches and build products; keep data and outputs

@@ -5,7 +5,7 @@ Trains it twice, with the same seed and the same minibatches: once plainly, once
 and loss of both and of the members' ensemble. Saves the single model, which from_pretrained loads like any other.
 
     pip install -e '.[examples]'
-    python examples/hugging_face.py    # 30 seconds on one CPU core; writes outputs/hugging_face/
+    python examples/hugging_face.py    # 35 seconds on one CPU core; writes outputs/hugging_face/
 """
 
 import argparse

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import io
 import runpy
 import sys
@@ -28,11 +30,13 @@ torch.set_num_threads(1)  # tests are small: threads cost more than they bring
 def composed() -> Callable[..., TrainConfig]:
     """Composes and checks a config from overrides, as on the command line."""
 
-    def compose_config(*overrides: str) -> TrainConfig:
+    @functools.cache
+    def once(*overrides: str) -> TrainConfig:
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             return as_train_config(compose("train", ["runtime.progress=false", *overrides]))
 
-    return compose_config
+    # Composing takes as long as a tiny run.
+    return lambda *overrides: copy.deepcopy(once(*overrides))
 
 
 @pytest.fixture

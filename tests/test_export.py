@@ -97,3 +97,9 @@ def test_without_the_extra_a_sentence_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['safetensors'] = None; import late_phase; late_phase.load"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "late_phase.load needs safetensors: pip install 'late-phase[train]'." in found.stderr
+
+
+def test_nothing_is_written_where_the_program_fails(trained, tmp_path):
+    with pytest.raises(UserError, match=r"--program 20 failed .*: choose another size, or leave it out"):
+        export(trained, tmp_path / "folder", program=20)
+    assert not (tmp_path / "folder").exists()

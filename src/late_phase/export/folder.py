@@ -36,32 +36,33 @@ def export(run: Path, to: Path, program: int | None = None) -> list[Path]:
         UserError: the run has no single model, ``to`` is a run or can't be written, or the model can't be exported as a program.
     """
     files = RunDirectory(finished_run(run.expanduser()))
-    if to.resolve() == files.path.resolve() or RunDirectory(to).checkpoint.exists():
+    if RunDirectory(to).history.exists():
         raise UserError(f"--to {to} is a run: choose another folder.")
     config, record, model = from_yaml(files.config), files.read_metrics(), load(files.path)
+    exported = None if program is None else _program(model, program)
     make_folder("--to", to)
-    written = [to / "model.safetensors", to / "config.yaml", to / "metrics.json", to / "README.md"]
+    written = [to / "model.safetensors", to / "config.yaml", to / "README.md", to / "metrics.json"]
     with atomic(written[0]) as partial:
         shutil.copyfile(WeightFiles(files.path).model, partial)
-    write_text(written[1], to_yaml(config))
-    write_text(written[2], files.metrics.read_text(encoding="utf-8"))
-    if program is not None:
-        written.append(to / PROGRAM)
-        _write_program(model, program, written[-1])
-    write_text(written[3], card(config, record, model, program))
+    if exported is not None:
+        written.insert(1, to / PROGRAM)
+        with atomic(written[1]) as partial, partial.open("wb") as file:
+            torch.export.save(exported, file)
+    write_text(to / "config.yaml", to_yaml(config))
+    write_text(to / "README.md", card(config, record, model, program))
+    write_text(to / "metrics.json", files.metrics.read_text(encoding="utf-8"))  # last: it says that the folder is complete
     return written
 
 
-def _write_program(model: nn.Module, size: int, path: Path) -> None:
+def _program(model: nn.Module, size: int) -> torch.export.ExportedProgram:
+    """Returns the model as a program for any number of images with sides of ``size`` pixels."""
     if not isinstance(model.encoding, Normalization):
         raise UserError(f"--program {size} is for models of images: leave it out.")
     images = torch.zeros(2, len(model.encoding.mean), size, size)
     try:
-        exported = torch.export.export(model, (images,), dynamic_shapes=[{0: torch.export.Dim.DYNAMIC}])
+        return torch.export.export(model, (images,), dynamic_shapes=[{0: torch.export.Dim.DYNAMIC}])
     except Exception as error:  # torch.export raises errors of many kinds
         raise UserError(f"--program {size} failed ({first_line(error)}): choose another size, or leave it out.") from error
-    with atomic(path) as partial, partial.open("wb") as file:
-        torch.export.save(exported, file)
 
 
 def card(config: TrainConfig, record: dict[str, Any], model: nn.Module, program: int | None) -> str:
@@ -75,15 +76,18 @@ def card(config: TrainConfig, record: dict[str, Any], model: nn.Module, program:
     settings = [["setting", "value"], ["dataset", config.dataset.name], ["architecture", config.architecture.name]]
     settings += [["epochs", str(config.epochs)], ["optimizer", f"{config.optimizer.name}, learning rate {config.optimizer.lr}"]]
     settings += [["late-phase weights", late.name]]
-    if record["T0"] is not None:
+    if late.reached(config.epochs) is not None:
         settings += [["K, T0, σ0, γ_θ", f"{late.K}, {late.T0}, {late.sigma0}, {late.gamma_theta}"]]
     metrics = record["metrics"]["single"]
     rows = [["metric", "value"]]
     rows += [[title, f"{metrics[key] * factor:.{digits}f}"] for title, (key, factor, digits) in COLUMNS.items() if key in metrics]
     number = sum(parameter.numel() for parameter in model.parameters())
-    program_row = (
-        f"| `{PROGRAM}` | the model for `torch.export.load`: normalized images of {program} x {program} pixels -> logits |"
-    )
+    files = [["file", "what is in it"], ["`model.safetensors`", "the weights, with a plain model's names"]]
+    if program is not None:
+        files += [
+            [f"`{PROGRAM}`", f"the model for `torch.export.load`: normalized images of {program} x {program} pixels -> logits"]
+        ]
+    files += [["`config.yaml`", "all settings of the run"], ["`metrics.json`", "all numbers, and where they come from"]]
     lines = [
         "---",
         "license: mit",
@@ -107,12 +111,7 @@ def card(config: TrainConfig, record: dict[str, Any], model: nn.Module, program:
         "",
         markdown(settings),
         "",
-        "| file | what is in it |",
-        "|---|---|",
-        "| `model.safetensors` | the weights, with a plain model's names |",
-        *([program_row] if program is not None else []),
-        "| `config.yaml` | all settings of the run |",
-        "| `metrics.json` | all numbers, and where they come from |",
+        markdown(files),
         "",
         f"The run took {record['seconds']:.0f} seconds on {record['device']}, with commit {record['git_commit']}.",
     ]
