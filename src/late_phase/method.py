@@ -5,35 +5,32 @@ layers that have late-phase weights. The K members are stored outside of the mod
 one member is copied into the live model, and after the step its new values are copied out. The model keeps its class, its parameter
 names and the keys of its ``state_dict``.
 
-This module has the algorithms. :mod:`late_phase.shared_optimizer` makes :class:`LatePhase` a torch optimizer, with saving and
-loading.
+This module has the steps of training. :mod:`late_phase.combined_members` averages the members (Eq. 1) and lets them predict
+together. :mod:`late_phase.shared_optimizer` makes :class:`LatePhase` a torch optimizer, with saving and loading.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import amount, check_running_statistics, number_of_members
-from late_phase.ensemble import checked_logits, ensemble_log_probs
+from late_phase.checks import amount, number_of_members
+from late_phase.combined_members import CombinedMembers
 from late_phase.members import Members, Phi
+from late_phase.parallel_members import in_one_pass
 from late_phase.parameter_groups import THETA
-from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.selection import Selection
-from late_phase.shared_optimizer import SharedOptimizer
 from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsupported
-from late_phase.weights import state_with, unwrapped
+from late_phase.weights import unwrapped
 
 WATCHED_STEP = 2
 """The step that is watched for state that members can't have of their own. The first step may set up things that never change."""
 
 
-class LatePhase(SharedOptimizer):
+class LatePhase(CombinedMembers):
     """Wraps a model and its optimizer. Use it in the optimizer's place.
 
     The wrapped optimizer serves both as U_θ and as U_φ. It sees the parameters of one owner at a time. In each inner step it moves
@@ -101,21 +98,6 @@ class LatePhase(SharedOptimizer):
         )
 
     @torch.no_grad()
-    def weights(self) -> dict[str, Tensor]:
-        """Returns all weights by full name: θ as they are, φ as ``[K, ...]``. Before ``spawn()`` φ is φ_0, repeated K times.
-
-        Running statistics are not included. The next ``step()`` may change the returned tensors, so copy what you want to keep.
-        """
-        members = self.members
-        weights: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            value = parameter.detach()
-            if name in self._phi.parameters:
-                value = value.expand(self.K, *value.shape) if members is None else members[name]
-            weights[name] = value
-        return weights
-
-    @torch.no_grad()
     def spawn(self, generator: torch.Generator | None = None) -> None:
         """Makes the K members from the live weights φ_0 and loads the first one into the live model. Call it once, at time T0.
 
@@ -178,6 +160,38 @@ class LatePhase(SharedOptimizer):
         self.optimizer.zero_grad()
         return None if evaluate is None else evaluate.loss
 
+    def parallel(self, loss: Callable[..., Any], minibatches: Sequence[Sequence[Tensor]]) -> Iterator[tuple[Any, ...]]:
+        """Computes the gradients of several members in one pass, then gives the live model those of one member after the other.
+
+        Call ``step()`` for each. The trajectory is that of single minibatches, up to rounding; dropout draws other numbers. ::
+
+            def loss(model, images, labels):
+                return F.cross_entropy(model(images), labels)
+
+            for (value,) in late.parallel(loss, minibatches):
+                late.step()
+
+        The gradient of θ, summed over these members, comes with the first of them. So don't clip the gradients of minibatches here.
+
+        Args:
+            loss: is called as ``loss(model, *minibatch)``. It returns the minibatch's mean loss, or a tuple that begins with it.
+                :func:`torch.func.vmap` calls it once for all members, with its rules: no ``item()``, and no branch that depends on
+                the value of a tensor. Here ``model`` can only be called.
+            minibatches: one minibatch of tensors for the member in the live model, one for the next, and so on. They have the same
+                shapes.
+
+        Yields:
+            what ``loss`` has returned for the minibatch, as a tuple.
+
+        Raises:
+            RuntimeError: there are no members or no late-phase weights, or the model can't train several members in one pass. Or
+                ``step()`` wasn't called before the next is taken.
+            ValueError: there are more minibatches than members left in the iteration, or their shapes differ.
+        """
+        if self._live.blocks:
+            raise RuntimeError("parallel() was called inside of a member() block: leave the block first.")
+        return in_one_pass(self._live.members, loss, minibatches)
+
     def _inner_step(self, members: Members, evaluate: Closure | None) -> None:
         k = members.entered
         if self._phi.parameters:
@@ -198,96 +212,3 @@ class LatePhase(SharedOptimizer):
             self._base_gradients.accumulate()
             if self._live.members.entered == self.K - 1:
                 self._base_gradients.release()
-
-    @contextmanager
-    def member(self, k: int) -> Iterator[nn.Module]:
-        """Makes the live model member k for the duration of a block, and restores the previous member afterwards.
-
-        Member k keeps all changes that the block makes to the late-phase weights and running statistics.
-
-        Raises:
-            RuntimeError: there are no members yet.
-            IndexError: there is no member k.
-        """
-        if not self.spawned:
-            raise RuntimeError(f"member({k}) does not exist before spawn(): use the model itself.")
-        if not 0 <= k < self.K:
-            raise IndexError(f"member({k}) does not exist: there are K={self.K} members, counted from 0.")
-        previous = self._live.members.entered
-        self._live.members.enter(k)
-        self._live.blocks += 1
-        try:
-            yield self.model
-        finally:
-            self._live.blocks -= 1
-            self._live.members.enter(previous)
-
-    @torch.no_grad()
-    def averaged_state_dict(self, running_statistics: str = "mean") -> dict[str, Tensor]:
-        """Returns the single model's ``state_dict``: θ and the mean over k of φ_k (Eq. 1).
-
-        Args:
-            running_statistics: ``mean`` or ``folded``, see :meth:`average`.
-        """
-        if running_statistics not in ("mean", "folded"):
-            raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
-        self._refuse_train_mode("averaging")
-        averages: dict[str, Tensor] = {}
-        if self._live.members is not None:
-            self._live.members.store()
-            averages = self._live.members.averages(folded=running_statistics == "folded")
-        return state_with(self.model, averages)
-
-    def average(
-        self,
-        running_statistics: str = "mean",
-        batches: Iterable | None = None,
-        forward: Callable[[nn.Module, Any], Any] | None = None,
-    ) -> nn.Module:
-        """Returns the single model: a plain copy of the model with θ and the mean over k of φ_k (Eq. 1).
-
-        The live model stays as it is.
-
-        Args:
-            running_statistics: where the copy's BatchNorm statistics come from. ``mean`` takes the mean of the members' statistics.
-                ``recompute`` estimates them by a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded`` makes
-                each BatchNorm layer exactly the mean of the members' layers in eval mode, see
-                :func:`late_phase.running_statistics.fold`.
-            batches: training batches, for ``recompute`` only.
-            forward: runs the model on a batch as ``forward(model, batch)``, for ``recompute`` only.
-
-        Raises:
-            ValueError: ``running_statistics`` is unknown, ``recompute`` has no batches, or another choice has some.
-            RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
-        """
-        check_running_statistics(running_statistics, batches, forward)
-        try:
-            single = copy.deepcopy(self.model)
-        except Exception as error:  # a module's own __deepcopy__ may raise anything
-            raise RuntimeError(f"the model can't be copied ({error}): load averaged_state_dict() into a new one.") from error
-        single.load_state_dict(self.averaged_state_dict("folded" if running_statistics == "folded" else "mean"))
-        if batches is not None:
-            recompute_running_statistics(single, batches, forward)
-        return single
-
-    @torch.no_grad()
-    def ensemble(self, *inputs: Any, forward: Callable[..., Tensor] | None = None) -> Tensor:
-        """Returns the members' joint prediction in eval mode: the log of their mean probabilities, ``[examples, classes]``.
-
-        Args:
-            inputs: the model's inputs.
-            forward: returns the logits ``[examples, classes]`` when called as ``forward(model, *inputs)``. Pass it if the model
-                takes keywords or returns something other than logits.
-
-        Raises:
-            RuntimeError: there are no members yet, or the optimizer is schedule-free and in train mode.
-            TypeError: the output is not a tensor of logits.
-        """
-        self._refuse_train_mode("ensemble()")
-        log_probs: list[Tensor] = []
-        with evaluation_mode(self.model):
-            for k in range(self.K):
-                with self.member(k) as model:
-                    logits = model(*inputs) if forward is None else forward(model, *inputs)
-                log_probs.append(checked_logits(logits).log_softmax(-1))
-        return ensemble_log_probs(torch.stack(log_probs))

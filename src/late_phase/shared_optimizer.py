@@ -120,6 +120,11 @@ class SharedOptimizer(torch.optim.Optimizer):
         return list(self._phi.parameters)
 
     @property
+    def entered(self) -> int | None:
+        """Index of the member in the live model, from 0; None before ``spawn()``."""
+        return None if self._live.members is None else self._live.members.entered
+
+    @property
     def members(self) -> dict[str, Tensor] | None:
         """Φ and the members' running statistics by full name, as ``[K, ...]``; None before ``spawn()``."""
         if self._live.members is None:

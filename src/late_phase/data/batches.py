@@ -21,7 +21,13 @@ if TYPE_CHECKING:  # imports torchvision, which takes seconds
 
 
 class Batches(ABC):
-    """The minibatches of each epoch in their order, starting from any of them."""
+    """The minibatches of each epoch in their order, starting from any of them.
+
+    Attributes:
+        independent: whether the logits of a minibatch don't depend on the minibatches before it.
+    """
+
+    independent: bool = True
 
     @abstractmethod
     def __len__(self) -> int:

@@ -65,6 +65,7 @@ class Segments(Batches):
         self.vocabulary = vocabulary
         self.length = length
         self.carry_state = carry_state
+        self.independent = not carry_state
         self.device = device
         self.positions = (len(content) - 1) // streams
         self._inputs, self._targets = side_by_side(content, streams, self.positions)

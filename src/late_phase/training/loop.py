@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from late_phase import tasks
@@ -24,6 +23,7 @@ from late_phase.runs.provenance import code_version
 from late_phase.support.devices import choose_device, random_state, set_random_state, torch_settings
 from late_phase.support.errors import UserError
 from late_phase.training.ending import evaluate, export
+from late_phase.training.inner_steps import inner_steps
 from late_phase.training.interruption import Interruption
 from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
@@ -62,6 +62,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     config, late, batches = setup.config, setup.trained.late, setup.batches
     methods = setup.methods.values()
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
+    parallel_members = config.late_phase.parallel_members
     forward = torch.compile(late.model) if config.compute.compile else late.model
     state = resume(setup, files)
     clock = time.monotonic() - state.seconds
@@ -73,20 +74,17 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
         while state.epoch < config.epochs:
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
-            for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.sums.batches), state.sums.batches):
+            start = state.sums.batches
+            for batch, step in enumerate(inner_steps(setup.trained, batches, forward, parallel_members, state.epoch, start), start):
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
-                with setup.trained.autocast():
-                    logits, labels = batches.predict(forward, inputs, labels)
-                    loss = F.cross_entropy(logits, labels)
-                loss.backward()
                 if config.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                 late.step()
-                state.sums.add(loss, logits, labels)
+                state.sums.add(step.loss, step.logits, step.labels)
                 progress.step(state)
-                if interruption.requested:
+                if interruption.requested and step.last_of_pass:
                     state.seconds = time.monotonic() - clock
                     save(setup, files, state)
                     interruption.exit()

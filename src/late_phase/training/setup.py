@@ -21,6 +21,7 @@ from late_phase.support.devices import autocast
 from late_phase.support.errors import UserError
 from late_phase.support.memory import NUMBER, check_memory
 from late_phase.tasks.task import Task
+from late_phase.training.inner_steps import refuse_parallel
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     for method in chosen.values():
         method.check(late, len(batches))
     how = partial(autocast, device, config.compute.precision)
-    return Setup(config, device, task, batches, chosen, Trained(late, partial(batches.epoch, config.epochs), how))
+    trained = Trained(late, partial(batches.epoch, config.epochs), how)
+    if config.late_phase.parallel_members > 1:
+        refuse_parallel(config, trained, batches, device)
+    return Setup(config, device, task, batches, chosen, trained)
 
 
 @contextmanager

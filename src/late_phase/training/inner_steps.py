@@ -1,0 +1,110 @@
+"""The forward and backward passes of an epoch: of one minibatch at a time, or of several members' minibatches at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from late_phase.config.training import TrainConfig
+from late_phase.data.batches import Batches
+from late_phase.method import LatePhase
+from late_phase.methods.interface import Trained
+from late_phase.support.errors import UserError
+
+Minibatch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """A minibatch whose gradients are in the model.
+
+    Attributes:
+        loss, logits, labels: without gradients.
+        last_of_pass: whether the pass has no further minibatches, whose gradients a checkpoint would lose.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+    last_of_pass: bool
+
+
+def inner_steps(
+    trained: Trained, batches: Batches, forward: Callable[..., Any], parallel_members: int, epoch: int, start: int
+) -> Iterator[InnerStep]:
+    """Yields the minibatches of an epoch, from ``start`` on. Call ``late.step()`` after each.
+
+    Args:
+        forward: the model, possibly compiled.
+        parallel_members: how many members a pass has at most.
+    """
+    late, loss_of = trained.late, loss_function(trained, batches)
+    for group in of_one_pass(batches.epoch(epoch, start), late, parallel_members):
+        if len(group) > 1:
+            passed = late.parallel(loss_of, group)
+        else:
+            passed = [loss_of(forward, *group[0])]
+            passed[0][0].backward()
+        for k, (loss, logits, labels) in enumerate(passed):
+            yield InnerStep(loss.detach(), logits.detach(), labels, k == len(group) - 1)
+
+
+def loss_function(trained: Trained, batches: Batches) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Returns a function from a model and a minibatch to the mean loss, the logits and their labels."""
+
+    def loss(model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with trained.autocast():
+            logits, labels = batches.predict(model, inputs, labels)
+            return F.cross_entropy(logits, labels), logits, labels
+
+    return loss
+
+
+def of_one_pass(minibatches: Iterable[Minibatch], late: LatePhase, most: int) -> Iterator[list[Minibatch]]:
+    """Groups minibatches for passes of at most ``most`` members.
+
+    A pass holds minibatches of one shape and members of one iteration, and begins at a multiple of ``most``. So a resumed run has
+    the same passes.
+    """
+    group: list[Minibatch] = []
+    for minibatch in minibatches:
+        if group and minibatch[0].shape != group[0][0].shape:
+            yield group
+            group = []
+        group.append(minibatch)
+        entered = late.entered
+        if entered is None or len(group) == min(most - entered % most, late.K - entered):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def refuse_parallel(config: TrainConfig, trained: Trained, batches: Batches, device: torch.device) -> None:
+    """Tries a pass of two members on a copy of the model, so that a model that can't do it is refused before training.
+
+    Raises:
+        UserError: the model or the data don't allow ``late_phase.parallel_members``.
+    """
+    number = f"late_phase.parallel_members={config.late_phase.parallel_members}"
+    if not batches.independent:
+        raise UserError(
+            f"{number} needs minibatches that don't depend on each other: set dataset.carry_state=false, or choose "
+            "late_phase.parallel_members=1."
+        )
+    late, model = trained.late, copy.deepcopy(trained.late.model)
+    trial = LatePhase(model, torch.optim.SGD(model.parameters(), lr=0.0), late.phi, K=2)
+    trial.spawn()
+    minibatch = next(batches.epoch(0))
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            trial.parallel(loss_function(trained, batches), [minibatch] * 2)
+    except RuntimeError as error:
+        raise UserError(f"{number} with architecture={config.architecture.name}: {error}") from error
