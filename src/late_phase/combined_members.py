@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from late_phase.checks import check_running_statistics
 from late_phase.ensemble import checked_logits, ensemble_log_probs
+from late_phase.processes import MEMBERS
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.shared_optimizer import SharedOptimizer
 from late_phase.weights import state_with
@@ -25,6 +26,33 @@ class CombinedMembers(SharedOptimizer):
     """
 
     model: nn.Module
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Gives all processes the same state. Call it on all of them before anything that combines members, and ``state_dict()``.
+
+        Each process gets every member, with its optimizer state, from the process that trains it, and the running statistics of
+        the first process. The base gradients of an unfinished iteration are summed on the first process. With one process it does
+        nothing.
+        """
+        processes, members = self._processes, self._live.members
+        if processes is None or not self._live.scattered:
+            return
+        self._live.scattered = False
+        if members is not None:
+            members.store()
+            kept, states = self._groups.state_dict(), members.states_in_order()
+            for k in range(self.K):
+                source = processes.owner(k)
+                processes.send([values[k] for values in members.values.values()], source)
+                if processes.divide == MEMBERS:
+                    device = next(self.model.parameters()).device
+                    own, kept[k] = processes.send_states([states[k], kept.get(k, [{} for _ in self.param_groups])], source, device)
+                    members.states[k] = {p: state for p, state in zip(self._phi.parameters.values(), own, strict=True) if state}
+            self._groups.load_state_dict(kept)
+            members.load(members.entered)
+            self._base_gradients.gather(processes)
+        processes.send(self.model.buffers(), 0)
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
@@ -53,6 +81,7 @@ class CombinedMembers(SharedOptimizer):
         """
         if not self.spawned:
             raise RuntimeError(f"member({k}) does not exist before spawn(): use the model itself.")
+        self._refuse_scattered(f"member({k})")
         if not 0 <= k < self.K:
             raise IndexError(f"member({k}) does not exist: there are K={self.K} members, counted from 0.")
         previous = self._live.members.entered
@@ -74,6 +103,7 @@ class CombinedMembers(SharedOptimizer):
         if running_statistics not in ("mean", "folded"):
             raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
         self._refuse_train_mode("averaging")
+        self._refuse_scattered("averaging")
         averages: dict[str, Tensor] = {}
         if self._live.members is not None:
             self._live.members.store()

@@ -22,6 +22,7 @@ from late_phase.combined_members import CombinedMembers
 from late_phase.members import Members, Phi
 from late_phase.parallel_members import in_one_pass
 from late_phase.parameter_groups import THETA
+from late_phase.processes import MINIBATCHES, Processes
 from late_phase.selection import Selection
 from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsupported
 from late_phase.weights import unwrapped
@@ -61,6 +62,13 @@ class LatePhase(CombinedMembers):
             groups of its own, after all others, so build ``LatePhase`` before any learning-rate scheduler. A parameter group keeps
             its own value of each option that its entry ``fixed`` names. An ``lr`` is φ's learning rate where a scheduler's factor
             is 1. It is in φ's groups from the beginning and takes effect at ``spawn()``.
+        process_group: torch's processes that train the model together, each with a ``LatePhase`` of its own. They begin with the
+            weights of the first process. ``step()`` exchanges the gradients, those of θ once in an iteration. So
+            DistributedDataParallel needn't: run ``backward()`` within its ``no_sync()``. A ``GradScaler`` would skip steps of
+            single processes, so use bfloat16 instead.
+        divide: how the processes divide the work after ``spawn()``. Before, each has a part of every minibatch, and they step along
+            the mean of their gradients. With ``minibatches`` this goes on. With ``members`` each trains its own members, on whole
+            minibatches, and exchanges only the gradients of θ: see :attr:`mine`.
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of an unsupported type, or a late-phase weight is sharded.
@@ -77,6 +85,8 @@ class LatePhase(CombinedMembers):
         sigma0: float = 0.0,
         gamma_theta: float = 1.0,
         phi_options: dict[str, Any] | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
+        divide: str = MINIBATCHES,
     ) -> None:
         refuse_unsupported(optimizer)
         K = number_of_members(K)
@@ -85,7 +95,10 @@ class LatePhase(CombinedMembers):
         gamma_theta = amount(gamma_theta, no_scale)
         self.model = unwrapped(model)
         phi = Phi(self.model, Selection.of(select).names(self.model))
-        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})
+        processes = None if process_group is None else Processes(process_group, divide)
+        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, processes)
+        if processes is not None:
+            processes.begin(self.model, phi, K)
 
     @property
     def gamma_theta(self) -> float:
@@ -116,6 +129,9 @@ class LatePhase(CombinedMembers):
         self._refuse_within_step("spawn()")
         self._groups.spawn()
         self._live.members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
+        if self._processes is not None:
+            self._processes.send(self._live.members.values.values(), 0)
+            self._live.members.load(0)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -133,8 +149,9 @@ class LatePhase(CombinedMembers):
             RuntimeError: there is no gradient, a ``member()`` block is open, or the optimizer takes several gradients a step.
             TypeError: the optimizer keeps a state that members can't have of their own. The second step notices this.
         """
-        if self._live.blocks:
-            raise RuntimeError("step() was called inside of a member() block: leave the block first.")
+        self._refuse_block("step()")
+        if not self.mine:
+            raise RuntimeError(f"step() was called for member {self.entered}, which another process trains: call skip() instead.")
         evaluate = None
         if closure is None:
             self._collect_gradients()
@@ -188,8 +205,9 @@ class LatePhase(CombinedMembers):
                 ``step()`` wasn't called before the next is taken.
             ValueError: there are more minibatches than members left in the iteration, or their shapes differ.
         """
-        if self._live.blocks:
-            raise RuntimeError("parallel() was called inside of a member() block: leave the block first.")
+        self._refuse_block("parallel()")
+        if self._processes is not None:
+            raise RuntimeError("parallel() works in one process: leave process_group out, or use step().")
         return in_one_pass(self._live.members, loss, minibatches)
 
     def _inner_step(self, members: Members, evaluate: Closure | None) -> None:
@@ -199,16 +217,57 @@ class LatePhase(CombinedMembers):
                 self.optimizer.step(evaluate)
         elif evaluate is not None:
             evaluate()
-        if k == self.K - 1 and self._base_gradients.released:
+        self._next_member(members)
+
+    def _next_member(self, members: Members) -> None:
+        """Moves θ if the iteration ends, and loads the next member."""
+        if members.entered == self.K - 1 and self._base_gradients.released:
             with self._groups.of(THETA):
                 self.optimizer.step()
-        members.enter((k + 1) % self.K)
+        members.enter((members.entered + 1) % self.K)
 
     def _collect_gradients(self) -> None:
         """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""
-        if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if all(parameter.grad is None for parameter in parameters):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
-        if self._live.members is not None and (self.K > 1 or self.gamma_theta != 1):  # otherwise the sum is the gradient itself
-            self._base_gradients.accumulate()
-            if self._live.members.entered == self.K - 1:
-                self._base_gradients.release()
+        processes, spawned = self._processes, self._live.members is not None
+        if processes is not None:
+            self._live.scattered = spawned
+            if not spawned or processes.divide == MINIBATCHES:
+                processes.average(list(self._phi.parameters.values()) if spawned else parameters)
+        if spawned and (self.K > 1 or self.gamma_theta != 1 or processes is not None):  # otherwise the sum is the gradient itself
+            self._base_gradients.accumulate(1.0 if processes is None else processes.share)
+            if self.entered == self.K - 1:
+                self._base_gradients.release(processes)
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process trains the next minibatch. If not, call ``skip()`` instead of the passes and ``step()``."""
+        processes = self._processes
+        return (
+            processes is None
+            or not self.spawned
+            or processes.divide == MINIBATCHES
+            or processes.owner(self.entered) == processes.rank
+        )
+
+    @torch.no_grad()
+    def skip(self) -> None:
+        """Passes over a minibatch that another process trains, and takes part in moving θ if it is the last of an iteration.
+
+        Raises:
+            RuntimeError: the minibatch is this process's, see :attr:`mine`.
+        """
+        self._refuse_block("skip()")
+        if self.mine:
+            raise RuntimeError("skip() was called for a minibatch that this process trains: call backward() and step().")
+        self._live.scattered = True
+        if self.entered == self.K - 1:
+            self._base_gradients.release(self._processes)
+        self._next_member(self._live.members)
+        self.optimizer.zero_grad()
+
+    def _refuse_block(self, what: str) -> None:
+        if self._live.blocks:
+            raise RuntimeError(f"{what} was called inside of a member() block: leave the block first.")

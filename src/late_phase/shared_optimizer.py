@@ -16,6 +16,7 @@ from torch import Tensor
 from late_phase.base_gradients import BaseGradients
 from late_phase.members import Members, Phi
 from late_phase.parameter_groups import THETA, ParameterGroups
+from late_phase.processes import Processes
 from late_phase.supported_optimizers import HARMLESS, HiddenState
 
 
@@ -28,13 +29,15 @@ class Live:
         members: the members; None before ``spawn()``.
         stepping: whether ``step()`` is running.
         blocks: depth of ``member()`` blocks.
-        steps: number of steps, counted up to ``WATCHED_STEP``.
+        steps: number of steps.
+        scattered: whether several processes hold different parts of the state, until ``gather()``.
     """
 
     members: Members | None = None
     stepping: bool = False
     blocks: int = 0
     steps: int = 0
+    scattered: bool = False
 
 
 class SharedOptimizer(torch.optim.Optimizer):
@@ -46,13 +49,22 @@ class SharedOptimizer(torch.optim.Optimizer):
         K: number of members.
         gamma_theta: γ_θ, scale of the accumulated base gradient.
         phi_options: options of the optimizer that φ gets at T0.
+        processes: the processes that train the model together, if there are several.
 
     Raises:
         TypeError: a late-phase weight is sharded.
         ValueError: an option is unknown, or the optimizer lacks a late-phase weight.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, phi: Phi, K: int, gamma_theta: float, phi_options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        phi: Phi,
+        K: int,
+        gamma_theta: float,
+        phi_options: dict[str, Any],
+        processes: Processes | None,
+    ) -> None:
         # Optimizer.__init__ isn't called, because the wrapped optimizer provides parameter groups, state and defaults.
         optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in phi.parameters.items():
@@ -66,6 +78,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._groups = ParameterGroups(optimizer, set(phi.parameters.values()), phi_options)
         self._base_gradients = BaseGradients(self._groups.parameters(THETA), gamma_theta)
         self._live = Live()
+        self._processes = processes
 
     # Makes GradScaler unscale the gradients before they are summed, even if the optimizer could do it within its step.
     _step_supports_amp_scaling = False
@@ -129,6 +142,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         """Φ and the members' running statistics by full name, as ``[K, ...]``; None before ``spawn()``."""
         if self._live.members is None:
             return None
+        self._refuse_scattered("the state of the late phase")
         self._live.members.store()
         return self._live.members.values
 
@@ -154,6 +168,10 @@ class SharedOptimizer(torch.optim.Optimizer):
     def _refuse_train_mode(self, what: str) -> None:
         if any(group.get("train_mode") for group in self.param_groups):
             raise RuntimeError(f"{what} was called in the schedule-free optimizer's train mode: call late.eval() first.")
+
+    def _refuse_scattered(self, what: str) -> None:
+        if self._live.scattered:
+            raise RuntimeError(f"{what} needs all members, and other processes have some: call gather() on all processes first.")
 
     def _refuse_within_step(self, what: str) -> None:
         if self._live.stepping:
