@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from double import double_precision
 from runs import TINY, history, run_until
 from safetensors.torch import load_file
 
-from late_phase.data.images import Normalization
 from late_phase.support.errors import UserError
 from late_phase.training.inner_steps import of_one_pass
 from late_phase.training.loop import run
@@ -38,18 +38,9 @@ def test_a_pass_holds_members_of_one_iteration_and_minibatches_of_one_shape():
     assert sizes([8, 8, 8, 5], Entered(4), 4) == [3, 1], "the last minibatch of an epoch is smaller"
 
 
-@pytest.fixture
-def double_precision(monkeypatch):
-    """Runs in double precision, in which rounding stays small over many steps."""
-    single = Normalization.__call__
-    monkeypatch.setattr(Normalization, "__call__", lambda own, pixels: single(own, pixels).double())
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.parametrize("parallel", [2, 3])
-def test_a_run_in_passes_is_the_run_of_single_steps(parallel, composed, tmp_path, double_precision):
+@double_precision()
+def test_a_run_in_passes_is_the_run_of_single_steps(parallel, composed, tmp_path):
     run(composed(*TINY), tmp_path / "one")
     run_until(20, composed(*TINY), tmp_path / "two")  # within an iteration, with single steps
     for name in ("two", "three"):

@@ -18,6 +18,7 @@ from late_phase.training import setup
 from late_phase.training.interruption import Interruption
 from late_phase.training.loop import run
 from late_phase.training.loop import train as train_run
+from late_phase.training.world import World
 
 
 def test_the_mean_is_that_of_torch():
@@ -81,7 +82,7 @@ def trained(composed, tmp_path):
             pass
 
     with Interruption() as interruption:
-        train_run(parts, RunDirectory(tmp_path), Silent(), interruption)
+        train_run(parts, RunDirectory(tmp_path), Silent(), interruption, World(0, 1, torch.device("cpu")))
     return parts
 
 

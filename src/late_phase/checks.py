@@ -9,6 +9,10 @@ RUNNING_STATISTICS = ("mean", "folded", "recompute")
 """Where the single model's running statistics can come from, see ``LatePhase.average``."""
 
 
+MINIBATCHES, MEMBERS = "minibatches", "members"
+"""What several processes divide among them after T0, see ``LatePhase``."""
+
+
 def number_of_members(K: Any) -> int:
     """Returns K as Python's integer. K may be an integer of another library, such as NumPy.
 

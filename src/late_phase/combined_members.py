@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import check_running_statistics
+from late_phase.checks import MEMBERS, check_running_statistics
 from late_phase.ensemble import checked_logits, ensemble_log_probs
-from late_phase.processes import MEMBERS
 from late_phase.running_statistics import evaluation_mode, recompute_running_statistics
 from late_phase.shared_optimizer import SharedOptimizer
 from late_phase.weights import state_with

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import amount, number_of_members
+from late_phase.checks import MINIBATCHES, amount, number_of_members
 from late_phase.combined_members import CombinedMembers
 from late_phase.members import Members, Phi
 from late_phase.parallel_members import in_one_pass
 from late_phase.parameter_groups import THETA
-from late_phase.processes import MINIBATCHES, Processes
+from late_phase.processes import Processes
 from late_phase.selection import Selection
 from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsupported
 from late_phase.weights import unwrapped
@@ -234,7 +234,7 @@ class LatePhase(CombinedMembers):
         processes, spawned = self._processes, self._live.members is not None
         if processes is not None:
             self._live.scattered = spawned
-            if not spawned or processes.divide == MINIBATCHES:
+            if self.divides_minibatches:
                 processes.average(list(self._phi.parameters.values()) if spawned else parameters)
         if spawned and (self.K > 1 or self.gamma_theta != 1 or processes is not None):  # otherwise the sum is the gradient itself
             self._base_gradients.accumulate(1.0 if processes is None else processes.share)
@@ -242,15 +242,20 @@ class LatePhase(CombinedMembers):
                 self._base_gradients.release(processes)
 
     @property
+    def processes(self) -> int:
+        """Number of processes that train the model together."""
+        return 1 if self._processes is None else self._processes.size
+
+    @property
+    def divides_minibatches(self) -> bool:
+        """Whether each of several processes has a part of the next minibatch."""
+        return self._processes is not None and (not self.spawned or self._processes.divide == MINIBATCHES)
+
+    @property
     def mine(self) -> bool:
         """Whether this process trains the next minibatch. If not, call ``skip()`` instead of the passes and ``step()``."""
         processes = self._processes
-        return (
-            processes is None
-            or not self.spawned
-            or processes.divide == MINIBATCHES
-            or processes.owner(self.entered) == processes.rank
-        )
+        return processes is None or self.divides_minibatches or processes.owner(self.entered) == processes.rank
 
     @torch.no_grad()
     def skip(self) -> None:

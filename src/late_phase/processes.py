@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from late_phase.checks import MEMBERS, MINIBATCHES
 from late_phase.members import Phi
 from late_phase.running_statistics import running_statistics
-
-MINIBATCHES, MEMBERS = "minibatches", "members"
 
 
 class Processes:

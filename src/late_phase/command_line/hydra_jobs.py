@@ -136,6 +136,8 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
             if not named:
                 raise UserError(f"hydra.{key} is empty: leave it out, or give a path, such as . for the current folder.")
             check_utf8(f"hydra.{key}", directory)
+            if hydra.mode != RunMode.RUN and "TORCHELASTIC_RUN_ID" in os.environ:
+                raise UserError("torchrun starts one run, and -m several: leave out -m, or start a sweep without torchrun.")
             check_overrides(list(hydra.overrides.task))
             config = as_train_config(composed)
             return run(config, directory) if hydra.mode == RunMode.RUN else in_turn(partial(run, config, directory))

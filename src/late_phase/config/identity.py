@@ -9,7 +9,7 @@ from typing import Any
 
 from late_phase.config.training import TrainConfig
 
-NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers", "late_phase.parallel_members")
+NOT_IN_IDENTITY = ("runtime", "logger", "dataset.cache", "dataset.workers", "late_phase.parallel_members", "late_phase.divide")
 """Keys that may change between two starts of a run. They say where and how it is computed and shown."""
 
 

@@ -20,22 +20,42 @@ if TYPE_CHECKING:  # imports torchvision, which takes seconds
     from late_phase.data.imagenet import StreamedImages
 
 
+Portion = Callable[[int, int], slice | None]
+"""Epoch, index of a minibatch -> the slice of its examples that a process wants, or None for none."""
+
+
+def all_examples(epoch: int, batch: int) -> slice:
+    """The portion of a process that has all minibatches for itself."""
+    return slice(None)
+
+
 class Batches(ABC):
     """The minibatches of each epoch in their order, starting from any of them.
 
     Attributes:
         independent: whether the logits of a minibatch don't depend on the minibatches before it.
+        divisible: whether several processes can divide the minibatches.
+        portion: which examples of a minibatch this process wants.
     """
 
     independent: bool = True
+    divisible: bool = False
+    portion: Portion = staticmethod(all_examples)
 
     @abstractmethod
     def __len__(self) -> int:
         """Returns the number of minibatches in an epoch."""
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the inputs and labels of an epoch, from minibatch ``start`` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
+        """Yields the inputs and labels of an epoch, from minibatch ``start`` on.
+
+        Each is this process's portion of a minibatch, or None if it wants none of it.
+        """
+
+    def examples(self, batch: int) -> int:
+        """Returns the number of examples in minibatch ``batch``, all portions together, if it is divisible."""
+        raise NotImplementedError
 
     def logits(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
         """Returns the model's logits for the inputs of a minibatch: ``[examples, classes]``."""
@@ -73,8 +93,22 @@ class Augmentation:
     cutout: int = 0
 
 
-class TrainingBatches(Batches):
-    """Shuffled, augmented and normalized minibatches; the last one of an epoch may be smaller.
+class ImageBatches(Batches):
+    """Minibatches of ``batch_size`` images; the last one of an epoch may be smaller. A portion is a first image and a step."""
+
+    divisible = True
+    images: Images | StreamedImages
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def examples(self, batch: int) -> int:
+        return min(self.batch_size, len(self.images) - batch * self.batch_size)
+
+
+class TrainingBatches(ImageBatches):
+    """Shuffled, augmented and normalized minibatches.
 
     Args:
         images: training images, on the device where the minibatches are wanted.
@@ -107,10 +141,7 @@ class TrainingBatches(Batches):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._padded = F.pad(images.pixels, [padding] * 4).contiguous(memory_format=memory_format)
 
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Yields inputs ``[batch, channels, height, width]`` float32 and labels ``[batch]``, from minibatch ``start`` on."""
         device = self._padded.device
         n, (height, width) = len(self.images), self.images.pixels.shape[-2:]
@@ -120,7 +151,11 @@ class TrainingBatches(Batches):
         flips = (torch.rand(n, generator=random) < 0.5 * self.augmentation.flip).to(device)
         centres = (torch.rand(2, n, generator=random) * torch.tensor([[height], [width]])).long().to(device)
         for batch in range(start, len(self)):
-            which = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            if (portion := self.portion(epoch, batch)) is None:
+                yield None
+                continue
+            begin = batch * self.batch_size
+            which = slice(begin + (portion.start or 0), begin + self.batch_size, portion.step)
             crop = crop_and_flip if self._padded.is_cpu else crop_and_flip_by_pixel
             inputs = self.normalization(crop(self._padded, order[which], dy[which], dx[which], flips[which], (height, width)))
             if self.augmentation.cutout:
@@ -128,7 +163,7 @@ class TrainingBatches(Batches):
             yield inputs, self.images.labels[order[which]]
 
 
-class StreamedBatches(Batches):
+class StreamedBatches(ImageBatches):
     """Minibatches of images that are streamed from disk and augmented on the way; otherwise like :class:`TrainingBatches`."""
 
     def __init__(
@@ -140,11 +175,14 @@ class StreamedBatches(Batches):
         self.seed = seed
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.images.training_batches(self.batch_size, self.seed, epoch, start):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
+        portions = [self.portion(epoch, batch) for batch in range(start, len(self))]
+        streamed = self.images.training_batches(self.batch_size, self.seed, epoch, start, portions)
+        for portion in portions:
+            if portion is None:
+                yield None
+                continue
+            batch = next(streamed)
             yield self.normalization(batch.pixels.contiguous(memory_format=self.memory_format)), batch.labels
 
 

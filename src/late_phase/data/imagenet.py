@@ -79,16 +79,25 @@ class StreamedImages:
         """
         return self._stream(torch.arange(len(self)).split(size), None)
 
-    def training_batches(self, size: int, seed: int, epoch: int, start: int = 0) -> Iterator[Images]:
+    def training_batches(
+        self, size: int, seed: int, epoch: int, start: int = 0, portions: Sequence[slice | None] | None = None
+    ) -> Iterator[Images]:
         """Yields the images of an epoch in random order, randomly cropped, scaled and mirrored, from minibatch ``start`` on.
 
         The result is a pure function of the seed and the epoch.
+
+        Args:
+            portions: for each minibatch from ``start`` on, which of its images are wanted, or None to leave it out; all by default.
 
         Raises:
             UserError: a file is not a readable image.
         """
         order = torch.randperm(len(self), generator=generator(seed, "batches", epoch))
-        return self._stream(order.split(size)[start:], (seed, epoch))
+        minibatches = order.split(size)[start:]
+        if portions is not None:
+            pairs = zip(minibatches, portions, strict=True)
+            minibatches = [minibatch[portion] for minibatch, portion in pairs if portion is not None]
+        return self._stream(minibatches, (seed, epoch))
 
     def _stream(self, indices: Sequence[Tensor], random: tuple[int, int] | None) -> Iterator[Images]:
         loader = DataLoader(

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from late_phase.checks import MINIBATCHES
 from late_phase.config.check import copies
 from late_phase.config.choices import options, register
 from late_phase.config.training import TrainConfig
@@ -76,13 +77,17 @@ class LatePhaseModel(Method):
         return [(self.select(), self._options)] if self._options else []
 
     def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> LatePhase:
+        import torch.distributed as dist
+
         from late_phase.method import LatePhase
         from late_phase.selection import head, nothing
 
         settings = self.config.late_phase
+        group = dist.group.WORLD if dist.is_initialized() else None  # of the processes that torchrun has started
+        divide = MINIBATCHES if settings.reached(self.config.epochs) is None else settings.divide
         select = self.select() + (head() if settings.head else nothing())
         phi_options = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
-        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options)
+        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options, group, divide)
 
     def check(self, late: LatePhase, minibatches: int) -> None:
         """Checks that there is at least one iteration after T0, and that the memory is large enough for the members."""

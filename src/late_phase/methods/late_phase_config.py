@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.checks import RUNNING_STATISTICS
+from late_phase.checks import MEMBERS, MINIBATCHES, RUNNING_STATISTICS
 from late_phase.config.refusals import at_least, one_of
 from late_phase.config.training import Chosen, TrainConfig, in_epochs
 from late_phase.support.errors import UserError
@@ -30,10 +30,12 @@ class LatePhaseConfig(Chosen):
     weight_decay: float | None = None
     running_statistics: str = "mean"
     parallel_members: int = 1
+    divide: str = MEMBERS
 
     def check(self, config: TrainConfig) -> None:
         at_least("late_phase.K", self.K, 1)
         self.check_parallel_members(config)
+        one_of("late_phase.divide", self.divide, (MEMBERS, MINIBATCHES))
         for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
             at_least(f"late_phase.{key}", getattr(self, key), 0)
         one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)

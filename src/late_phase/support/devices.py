@@ -40,13 +40,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @contextmanager
-def torch_settings(device: torch.device, threads: int | None, seed: int) -> Iterator[None]:
+def torch_settings(device: torch.device, threads: int | None, seed: int, rank: int = 0) -> Iterator[None]:
     """Sets the number of CPU threads, cuDNN's deterministic kernels, and the seed of the global generators during the block.
 
+    Each of several processes has a seed of its own, because dropout must differ among them.
     The block restores the old settings at its end. Otherwise a job of a sweep would see the settings of another job.
     """
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    with global_generators(device, seed):
+    with global_generators(device, seed, *(["process", rank] if rank else [])):
         try:
             torch.set_num_threads(threads or before[0])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from late_phase.config.training import TrainConfig
 from late_phase.data.batches import Batches
+from late_phase.layers.synchronized_batchnorm import SynchronizedBatchNorm
 from late_phase.method import LatePhase
 from late_phase.methods.interface import Trained
 from late_phase.support.errors import UserError
@@ -37,20 +39,28 @@ class InnerStep:
 
 def inner_steps(
     trained: Trained, batches: Batches, forward: Callable[..., Any], parallel_members: int, epoch: int, start: int
-) -> Iterator[InnerStep]:
+) -> Iterator[InnerStep | None]:
     """Yields the minibatches of an epoch, from ``start`` on. Call ``late.step()`` after each.
+
+    None stands for a minibatch that another process trains. Call ``late.skip()`` for it.
 
     Args:
         forward: the model, possibly compiled.
         parallel_members: how many members a pass has at most.
     """
-    late, loss_of = trained.late, loss_function(trained, batches)
+    late, loss_of, batch = trained.late, loss_function(trained, batches), start
     for group in of_one_pass(batches.epoch(epoch, start), late, parallel_members):
-        if len(group) > 1:
+        if group == [None]:
+            passed = []
+            yield None
+        elif len(group) > 1:
             passed = late.parallel(loss_of, group)
         else:
             passed = [loss_of(forward, *group[0])]
-            passed[0][0].backward()
+            # The processes step along the mean of their gradients, and their parts of a minibatch may differ in size.
+            weight = late.processes * len(group[0][1]) / batches.examples(batch) if late.divides_minibatches else 1
+            (passed[0][0] * weight if weight != 1 else passed[0][0]).backward()
+        batch += len(group)
         for k, (loss, logits, labels) in enumerate(passed):
             yield InnerStep(loss.detach(), logits.detach(), labels, k == len(group) - 1)
 
@@ -59,21 +69,24 @@ def loss_function(trained: Trained, batches: Batches) -> Callable[..., tuple[Ten
     """Returns a function from a model and a minibatch to the mean loss, the logits and their labels."""
 
     def loss(model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with trained.autocast():
+        with trained.autocast(), SynchronizedBatchNorm() if trained.late.divides_minibatches else nullcontext():
             logits, labels = batches.predict(model, inputs, labels)
             return F.cross_entropy(logits, labels), logits, labels
 
     return loss
 
 
-def of_one_pass(minibatches: Iterable[Minibatch], late: LatePhase, most: int) -> Iterator[list[Minibatch]]:
+def of_one_pass(minibatches: Iterable[Minibatch | None], late: LatePhase, most: int) -> Iterator[list[Minibatch] | list[None]]:
     """Groups minibatches for passes of at most ``most`` members.
 
     A pass holds minibatches of one shape and members of one iteration, and begins at a multiple of ``most``. So a resumed run has
-    the same passes.
+    the same passes. None, a minibatch of another process, stands alone.
     """
     group: list[Minibatch] = []
     for minibatch in minibatches:
+        if minibatch is None:
+            yield [None]
+            continue
         if group and minibatch[0].shape != group[0][0].shape:
             yield group
             group = []

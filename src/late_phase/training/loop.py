@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from late_phase.methods.interface import due
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.loggers import Logger
 from late_phase.runs.provenance import code_version
-from late_phase.support.devices import choose_device, random_state, set_random_state, torch_settings
+from late_phase.support.devices import random_state, set_random_state, torch_settings
 from late_phase.support.errors import UserError
 from late_phase.training.ending import evaluate, export
 from late_phase.training.inner_steps import inner_steps
@@ -28,49 +28,76 @@ from late_phase.training.interruption import Interruption
 from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
 from late_phase.training.state import EpochSums, NonFiniteLoss, State
+from late_phase.training.world import World, divide, world
 
 
-def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
+def run(config: TrainConfig, directory: Path) -> dict[str, Any] | None:
     """Trains and evaluates a run, and returns the content of ``metrics.json``.
 
+    If ``torchrun`` has started several processes, they train together. Only the first one writes, evaluates and returns metrics.
     Training resumes from the directory's checkpoint if there is one. A finished run is not repeated; its metrics are returned.
 
     Raises:
         UserError: the user can correct the error. It is raised before any training, unless the loss or a metric isn't finite.
         SystemExit: SIGTERM or SIGINT has come, and a checkpoint was written. The same call resumes from there.
     """
-    device, version = choose_device(config.runtime.device), code_version()
-    files = RunDirectory(directory)
-    with files.locked(), Interruption() as interruption, torch_settings(device, config.runtime.threads, config.seed):
-        files.refuse_other_config(config)
-        if (record := files.read_metrics()) is not None:
-            print(f"{directory} is finished already; nothing to do.")
+    with world(config.runtime.device) as all_processes:
+        return _run(config, directory, all_processes)
+
+
+def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] | None:
+    version, files = code_version(), RunDirectory(directory, writes=world.first)
+    with ExitStack() as stack:
+        world.agree(lambda: lock(files, stack, config))
+        interruption = stack.enter_context(Interruption())
+        stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank))
+        record = world.agree(files.read_metrics)
+        if record is not None:
+            if world.first:
+                print(f"{directory} is finished already; nothing to do.")
         else:
-            setup = build(config, device)
-            with choices.build("logger", config.logger.name, directory, identity(config), **options(config.logger)) as logger:
+            setup = build(config, world.device)
+            divide(setup.batches, config, world)
+            chosen = config.logger.name if world.first else "csv"
+            own = options(config.logger) if world.first else {}
+            with choices.build("logger", chosen, directory, identity(config), **own) as logger:
                 files.write_config(config)
-                seconds = train(setup, files, logger, interruption)
+                seconds = train(setup, files, logger, interruption, world)
+                if not world.first:
+                    return None
                 export(setup, files)
                 record = evaluate(setup, files, seconds, version)
                 logger.finish(record["metrics"])
-    report(record, directory, tasks.kind_of(config.dataset).in_words)
+    if world.first:
+        report(record, directory, tasks.kind_of(config.dataset).in_words)
     return record
 
 
-def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption) -> float:
+def lock(files: RunDirectory, stack: ExitStack, config: TrainConfig) -> None:
+    """Locks the directory until the stack ends.
+
+    Raises:
+        UserError: another process holds the directory, or it has a run with another config.
+    """
+    stack.enter_context(files.locked())
+    files.refuse_other_config(config)
+
+
+def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption, world: World) -> float:
     """Runs the training loop, and returns its duration in seconds, including the time before an interruption."""
     config, late, batches = setup.config, setup.trained.late, setup.batches
     methods = setup.methods.values()
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
     parallel_members = config.late_phase.parallel_members
     forward = torch.compile(late.model) if config.compute.compile else late.model
-    state = resume(setup, files)
+    state = resume(setup, files, world)
     clock = time.monotonic() - state.seconds
     if state.history:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
-    with Progress(config, len(batches), state, setup.task.headline) as progress, interruption.deferred(), finite:
+    shown = config.runtime.progress and world.first
+    with Progress(config, len(batches), state, setup.task.headline, shown) as progress, interruption.deferred(), finite:
         while state.epoch < config.epochs:
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
@@ -79,26 +106,34 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
-                if config.max_grad_norm is not None:
-                    nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
-                late.step()
-                state.sums.add(step.loss, step.logits, step.labels)
+                if step is None:
+                    late.skip()
+                    state.sums.skip()
+                else:
+                    if config.max_grad_norm is not None:
+                        nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
+                    late.step()
+                    state.sums.add(step.loss, step.logits, step.labels)
                 progress.step(state)
-                if interruption.requested and step.last_of_pass:
+                if (step is None or step.last_of_pass) and world.stopped(interruption, late.entered):
                     state.seconds = time.monotonic() - clock
+                    state.sums.total(world)
+                    late.gather()
                     save(setup, files, state)
                     interruption.exit()
-            state.sums.synchronize()
+            state.sums.total(world)
+            late.gather()
             for method in methods:
                 method.after_epoch(setup.trained, state.epoch)
             state.seconds = time.monotonic() - clock
-            state.history.append(history_row(setup, state))
+            state.history.append(history_row(setup, state) if world.first else {})
             state.epoch, state.sums = state.epoch + 1, EpochSums()
             if state.epoch == config.epochs or due(state.epoch, config.runtime.checkpoint_every):
                 save(setup, files, state)
             files.write_history(state.history)
-            logger.log(state.history[-1])
-            progress.epoch(state)
+            if world.first:
+                logger.log(state.history[-1])
+                progress.epoch(state)
     return state.seconds
 
 
@@ -136,7 +171,7 @@ def save(setup: Setup, files: RunDirectory, state: State) -> None:
     )
 
 
-def resume(setup: Setup, files: RunDirectory) -> State:
+def resume(setup: Setup, files: RunDirectory, world: World) -> State:
     """Restores model, optimizer and methods from the latest good checkpoint, and returns its state, or a new one without it.
 
     Raises:
@@ -153,8 +188,12 @@ def resume(setup: Setup, files: RunDirectory) -> State:
             method.load_state_dict(checkpoint[name], setup.device)
         elif method.state_dict() is not None:  # the method would silently start again
             raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
-    set_random_state(checkpoint["random"], setup.device)
-    return State(checkpoint["epoch"], EpochSums(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])
+    sums = EpochSums(**checkpoint["tally"])
+    if world.first:
+        set_random_state(checkpoint["random"], setup.device)
+    else:  # the sums are of all processes, and dropout differs among them
+        sums = EpochSums(sums.batches)
+    return State(checkpoint["epoch"], sums, checkpoint["history"], checkpoint["seconds"])
 
 
 def history_row(setup: Setup, state: State) -> dict[str, Any]:

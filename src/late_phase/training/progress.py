@@ -22,17 +22,17 @@ LINES = 20
 
 
 class Progress:
-    """Shows loss, accuracy and the epochs left during training, or nothing with ``runtime.progress=false``."""
+    """Shows loss, accuracy and the epochs left during training, or nothing unless ``shown``."""
 
-    def __init__(self, config: TrainConfig, batches: int, state: State, headline: Headline) -> None:
+    def __init__(self, config: TrainConfig, batches: int, state: State, headline: Headline, shown: bool) -> None:
         self._headline = headline
         self._epochs = config.epochs
-        self._lines = config.runtime.progress and not sys.stderr.isatty()
+        self._lines = shown and not sys.stderr.isatty()
         self._bar = tqdm(
             total=config.epochs * batches,
             initial=state.epoch * batches + state.sums.batches,
             unit=" batches",
-            disable=not config.runtime.progress or self._lines,
+            disable=not shown or self._lines,
             dynamic_ncols=True,
             leave=False,
         )

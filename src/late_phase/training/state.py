@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from late_phase.training.world import World
+
 SYNCHRONIZE_EVERY = 50
 
 
@@ -26,7 +28,7 @@ class EpochSums:
 
     def __init__(self, batches: int = 0, examples: int = 0, loss: float = 0.0, correct: int = 0) -> None:
         self.batches, self.examples, self.loss, self.correct = batches, examples, loss, correct
-        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        self._pending: list[tuple[int, Tensor, Tensor] | None] = []
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -44,18 +46,34 @@ class EpochSums:
         if len(self._pending) == SYNCHRONIZE_EVERY:
             self.synchronize()
 
+    def skip(self) -> None:
+        """Counts a minibatch that another process trains."""
+        self._pending.append(None)
+
+    def total(self, world: World) -> None:
+        """Adds the sums of all processes. Each has counted all minibatches."""
+        self.synchronize()
+        examples, self.loss, correct = world.total([self.examples, self.loss, self.correct])
+        self.examples, self.correct = round(examples), round(correct)
+
     def synchronize(self) -> None:
         """Waits for the device and updates the sums.
 
         Raises:
             NonFiniteLoss: see :meth:`add`.
         """
-        if not self._pending:
-            return
-        sizes, losses, corrects = zip(*self._pending, strict=True)
-        self._pending = []
-        values = torch.stack([torch.stack(losses).float(), torch.stack(corrects).float()]).tolist()
-        for size, loss, correct in zip(sizes, *values, strict=True):
+        pending, self._pending = self._pending, []
+        own = [entry for entry in pending if entry is not None]
+        values: list[list[float]] = [[], []]
+        if own:
+            _, losses, corrects = zip(*own, strict=True)
+            values = torch.stack([torch.stack(losses).float(), torch.stack(corrects).float()]).tolist()
+        found = zip((size for size, _, _ in own), *values, strict=True)
+        for entry in pending:
+            if entry is None:
+                self.batches += 1
+                continue
+            size, loss, correct = next(found)
             if not math.isfinite(loss):
                 raise NonFiniteLoss(self.batches, loss)
             self.batches += 1
