@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torchvision
 from conftest import ROOT
 from PIL import Image
@@ -81,6 +83,8 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
         printed = subprocess.run(make, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
         words = shlex.split(printed.stdout)
         words = ["digits" if word.startswith("cifar") else word for word in words]  # needs no network
+    if words[:2] == ["torchrun", "--nproc-per-node=2"]:  # in one process; tests/test_world.py starts several
+        words[:2] = ["python"]
     python, script, *arguments = words
     assert python == "python", command
 
@@ -139,8 +143,16 @@ def test_the_drop_in_runs_as_it_stands(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)  # the page goes on from there
     before = names["late"].average().state_dict()
+    exec("import torch.nn.functional as F", names)
     for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your-own-loop.md").read_text(encoding="utf-8"), re.DOTALL):
+        if "process_group=" in code:
+            ddp = names["model"] = torchvision.models.resnet18(num_classes=10)
+            ddp.no_sync = contextlib.nullcontext  # tests/test_processes.py has DistributedDataParallel in two processes
+            names |= {"ddp": ddp, "dist": dist, "optimizer": torch.optim.SGD(ddp.parameters(), lr=0.1)}
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         exec(code, names)
+        if dist.is_initialized():
+            dist.destroy_process_group()
     assert torch.equal(names["single"].state_dict()["fc.weight"], before["fc.weight"])
     assert names["log_probs"].exp().sum(1).allclose(torch.ones(len(names["x"])))
 

@@ -26,9 +26,9 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
 
-def run(folder: Path, name: str, *arguments: str) -> dict[str, float]:
+def run(folder: Path, name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> dict[str, float]:
     """Runs an example in a folder. Returns the test accuracies that it prints, by the name of the model."""
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    command = [sys.executable, *launcher, str(EXAMPLES / name), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     end = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert end.returncode == 0, end.stderr
@@ -93,6 +93,16 @@ def test_lightning_resumes_to_the_same_weights(tmp_path):
     resume = ["--resume=checkpoints/epoch=2.ckpt", "--checkpoints=others", "--save=resumed.pt"]
     assert run(tmp_path, "lightning_module.py", "--epochs=4", *resume) == accuracies
     assert same(torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "resumed.pt"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    accuracies = run(tmp_path, "data_parallel.py", "--epochs=6", "--save=single.pt", launcher=torchrun)
+    assert list(accuracies) == ["plain model", "late-phase model", "ensemble of members"]
+    assert min(accuracies.values()) > 0.5
+    convnet = runpy.run_path(str(EXAMPLES / "data_parallel.py"))["convnet"]
+    convnet().load_state_dict(torch.load(tmp_path / "single.pt"), strict=True)
 
 
 def test_the_readme_lists_all_examples():
