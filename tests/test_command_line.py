@@ -128,6 +128,15 @@ MISTAKES = {
     "averaging without a beginning": (["averaging=swa", "averaging.start=null"], r"averaging\.start is not set"),
     "a Gaussian of many members": (["averaging=swag", "averaging.start=1"], "averaging=swag is a Gaussian over the weights of one"),
     "a covariance of rank 1": (["averaging=swag", "averaging.start=1", "averaging.rank=1"], r"averaging\.rank=1 is out of range"),
+    "an average that never moves": (
+        ["averaging=ema", "averaging.decay=1"],
+        r"averaging\.decay=1\.0 is out of range: choose from 0",
+    ),
+    "an average of nothing": (["averaging=lawa", "averaging.models=0"], r"averaging\.models=0 is out of range: choose a number"),
+    "more weights than memory": (
+        ["averaging=lawa", "averaging.models=1000000000000", "epochs=1000000000000"],
+        r"averaging\.models=1000000000000 needs about .* GiB: choose a smaller number",
+    ),
     "an ensemble of ensembles": (["ensemble=batch_ensemble"], "ensemble=batch_ensemble has members of its own"),
     "fast weights of no kind": (
         ["ensemble=batch_ensemble", "late_phase=none", "late_phase.T0=null", "ensemble.init=ones"],

@@ -35,6 +35,9 @@ class Method(NamedTuple):
 LATE = {"single": 1, "ensemble": 3}
 NONE = ("late_phase=none", "late_phase.K=1", "late_phase.T0=null")
 SWA = ("averaging=swa", "averaging.start=2")
+EMA = ("averaging=ema", "averaging.start=1", "averaging.decay=0.9")
+LAWA = ("averaging=lawa", "averaging.start=1", "averaging.models=2")
+AVERAGES = ("swa", "ema", "lawa")
 METHODS = {
     "base": Method(NONE, {"single": 1}),
     "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
@@ -49,6 +52,10 @@ METHODS = {
     "base_swa": Method((*NONE, *SWA), {"single": 1, "swa": 1}),
     "lpbn_swa": Method(SWA, LATE | {"swa": 1, "swa_ensemble": 3}),
     "lphnet_swa": Method(("late_phase=hypernetwork", *SWA), LATE | {"swa": 1, "swa_ensemble": 3}),
+    "base_ema": Method((*NONE, *EMA), {"single": 1, "ema": 1}),
+    "lpbn_ema": Method(EMA, LATE | {"ema": 1, "ema_ensemble": 3}),
+    "base_lawa": Method((*NONE, *LAWA), {"single": 1, "lawa": 1}),
+    "lpbn_lawa": Method(LAWA, LATE | {"lawa": 1, "lawa_ensemble": 3}),
     "swag": Method(
         (*NONE, "averaging=swag", "averaging.start=1", "averaging.rank=2", "averaging.samples=4"),
         {"single": 1, "swa": 1, "swag": 4},
@@ -122,7 +129,7 @@ def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, compose
 def test_it_exports_a_plain_model_or_named_weights(method, finished):
     """The single model is the architecture as it is without the method: nothing is added at inference."""
     plain = build("lenet", 1, 10)
-    for folder in (finished(method), finished(method) / "swa"):
+    for folder in (finished(method), *(finished(method) / name for name in AVERAGES)):
         if folder.exists():
             state = load_file(folder / "model.safetensors")
             if method == "batchensemble":
@@ -132,7 +139,7 @@ def test_it_exports_a_plain_model_or_named_weights(method, finished):
                 plain.load_state_dict(state, strict=True)
             with safe_open(folder / "model.safetensors", "pt") as file:
                 assert json.loads(file.metadata()["late_phase"]).keys() == {"mean", "std"}
-    assert (finished(method) / "swa").exists() == ("swa" in METHODS[method].predictors)
+    assert all((finished(method) / name).exists() == (name in METHODS[method].predictors) for name in AVERAGES)
     members = finished(method) / "members.safetensors"
     assert members.exists() == (METHODS[method].predictors.keys() >= {"single", "ensemble"})
     if members.exists():

@@ -100,6 +100,9 @@ class Method:
     def before_epoch(self, trained: Trained, epoch: int) -> None:
         """Runs before the first minibatch of ``epoch``, counted from 0. It runs again if the run resumes within that epoch."""
 
+    def after_step(self, trained: Trained, epoch: int) -> None:
+        """Runs after each step of ``epoch``, counted from 0. A step takes one minibatch."""
+
     def after_epoch(self, trained: Trained, epoch: int) -> None:
         """Runs after the last minibatch of ``epoch``, counted from 0."""
 

@@ -84,6 +84,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 if config.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                 late.step()
+                for method in methods:
+                    method.after_step(setup.trained, state.epoch)
                 state.sums.add(loss, logits, labels)
                 progress.step(state)
                 if interruption.requested:
