@@ -137,6 +137,26 @@ MISTAKES = {
         ["averaging=lawa", "averaging.models=1000000000000", "epochs=1000000000000"],
         r"averaging\.models=1000000000000 needs about .* GiB: choose a smaller number",
     ),
+    "a schedule for what needs none": (
+        ["optimizer=schedule_free"],
+        r"schedule\.name=piecewise_linear changes the learning rate, but optimizer=schedule_free averages instead: choose sch",
+    ),
+    "an average of averages": (
+        ["optimizer=schedule_free_adamw", "schedule=constant", "averaging=ema"],
+        "averaging=ema would average what optimizer=schedule_free_adamw averages already: choose averaging=none",
+    ),
+    "an average with no share": (
+        ["optimizer=schedule_free", "schedule=constant", "optimizer.momentum=0"],
+        r"optimizer\.momentum=0\.0 is out of range: choose from above 0",
+    ),
+    "another average with no share": (
+        ["optimizer=schedule_free_adamw", "schedule=constant", "optimizer.betas=[0,0.9]"],
+        r"optimizer\.betas=\[0\.0, 0\.9\] begins with 0",
+    ),
+    "a warm-up that ended before": (
+        ["optimizer=schedule_free", "schedule=constant", "optimizer.warmup_steps=-1"],
+        r"optimizer\.warmup_steps=-1 is out of range",
+    ),
     "an ensemble of ensembles": (["ensemble=batch_ensemble"], "ensemble=batch_ensemble has members of its own"),
     "fast weights of no kind": (
         ["ensemble=batch_ensemble", "late_phase=none", "late_phase.T0=null", "ensemble.init=ones"],

@@ -37,6 +37,7 @@ NONE = ("late_phase=none", "late_phase.K=1", "late_phase.T0=null")
 SWA = ("averaging=swa", "averaging.start=2")
 EMA = ("averaging=ema", "averaging.start=1", "averaging.decay=0.9")
 LAWA = ("averaging=lawa", "averaging.start=1", "averaging.models=2")
+SCHEDULE_FREE = ("optimizer=schedule_free", "schedule=constant")
 AVERAGES = ("swa", "ema", "lawa")
 METHODS = {
     "base": Method(NONE, {"single": 1}),
@@ -56,6 +57,9 @@ METHODS = {
     "lpbn_ema": Method(EMA, LATE | {"ema": 1, "ema_ensemble": 3}),
     "base_lawa": Method((*NONE, *LAWA), {"single": 1, "lawa": 1}),
     "lpbn_lawa": Method(LAWA, LATE | {"lawa": 1, "lawa_ensemble": 3}),
+    "base_adamw": Method((*NONE, "optimizer=adamw"), {"single": 1}),
+    "base_schedulefree": Method((*NONE, *SCHEDULE_FREE), {"single": 1}),
+    "lpbn_schedulefree": Method((*SCHEDULE_FREE, "late_phase.sigma0=0.1"), LATE),
     "swag": Method(
         (*NONE, "averaging=swag", "averaging.start=1", "averaging.rank=2", "averaging.samples=4"),
         {"single": 1, "swa": 1, "swag": 4},
@@ -232,11 +236,8 @@ def photos(root: Path, splits: tuple[str, ...], count: int, size: int) -> None:
 def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
     for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa", "lpselect"}:
         config, tested = composed(f"+experiment=digits_lenet_{method}"), composed(*tiny(method))
-        assert [config.late_phase.name, config.averaging.name, config.ensemble.name] == [
-            tested.late_phase.name,
-            tested.averaging.name,
-            tested.ensemble.name,
-        ]
+        for group in ("late_phase", "averaging", "ensemble", "optimizer"):
+            assert getattr(config, group).name == getattr(tested, group).name, group
         assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
         assert (config.architecture.dropout > 0) == (method == "dropout")
 
