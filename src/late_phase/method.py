@@ -64,6 +64,10 @@ class LatePhase(SharedOptimizer):
             groups of its own, after all others, so build ``LatePhase`` before any learning-rate scheduler. A parameter group keeps
             its own value of each option that its entry ``fixed`` names. An ``lr`` is φ's learning rate where a scheduler's factor
             is 1. It is in φ's groups from the beginning and takes effect at ``spawn()``.
+        pull: after each iteration φ_k <- φ̄ + (1 - pull) (φ_k - φ̄), where φ̄ is the mean of Φ. 0 is the paper's late phase. 1 is a
+            population that is averaged after each iteration, as in PAPA and Lookaround.
+        outer: Nesterov momentum with which θ takes its step of an iteration, in addition to that of the optimizer, as in SNOO and
+            DiLoCo; see :mod:`late_phase.outer_momentum`. 0 is the paper's late phase.
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of an unsupported type, or a late-phase weight is sharded.
@@ -80,6 +84,8 @@ class LatePhase(SharedOptimizer):
         sigma0: float = 0.0,
         gamma_theta: float = 1.0,
         phi_options: dict[str, Any] | None = None,
+        pull: float = 0.0,
+        outer: float = 0.0,
     ) -> None:
         refuse_unsupported(optimizer)
         K = number_of_members(K)
@@ -88,7 +94,7 @@ class LatePhase(SharedOptimizer):
         gamma_theta = amount(gamma_theta, no_scale)
         self.model = unwrapped(model)
         phi = Phi(self.model, Selection.of(select).names(self.model))
-        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {})
+        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, pull, outer)
 
     @property
     def gamma_theta(self) -> float:
@@ -186,9 +192,9 @@ class LatePhase(SharedOptimizer):
         elif evaluate is not None:
             evaluate()
         if k == self.K - 1 and self._base_gradients.released:
-            with self._groups.of(THETA):
+            with self._groups.of(THETA), self._outer.step():
                 self.optimizer.step()
-        members.enter((k + 1) % self.K)
+        members.enter((k + 1) % self.K, self.pull if k == self.K - 1 else 0.0)
 
     def _collect_gradients(self) -> None:
         """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""
