@@ -38,7 +38,8 @@ SWA = ("averaging=swa", "averaging.start=2")
 EMA = ("averaging=ema", "averaging.start=1", "averaging.decay=0.9")
 LAWA = ("averaging=lawa", "averaging.start=1", "averaging.models=2")
 SCHEDULE_FREE = ("optimizer=schedule_free", "schedule=constant")
-AVERAGES = ("swa", "ema", "lawa")
+LOOKAHEAD = ("averaging=lookahead", "averaging.start=0", "averaging.steps=2")
+AVERAGES = ("swa", "ema", "lawa", "lookahead")
 METHODS = {
     "base": Method(NONE, {"single": 1}),
     "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
@@ -57,6 +58,10 @@ METHODS = {
     "lpbn_ema": Method(EMA, LATE | {"ema": 1, "ema_ensemble": 3}),
     "base_lawa": Method((*NONE, *LAWA), {"single": 1, "lawa": 1}),
     "lpbn_lawa": Method(LAWA, LATE | {"lawa": 1, "lawa_ensemble": 3}),
+    "base_lookahead": Method((*NONE, *LOOKAHEAD), {"single": 1, "lookahead": 1}),
+    "lpbn_lookahead": Method((*LOOKAHEAD, "late_phase.sigma0=0.1"), LATE | {"lookahead": 1, "lookahead_ensemble": 3}),
+    "lpbn_pull": Method(("late_phase.pull=0.5", "late_phase.sigma0=0.1"), LATE),
+    "lpbn_outer": Method(("late_phase.outer=0.5", "late_phase.sigma0=0.1"), LATE),
     "base_adamw": Method((*NONE, "optimizer=adamw"), {"single": 1}),
     "base_schedulefree": Method((*NONE, *SCHEDULE_FREE), {"single": 1}),
     "lpbn_schedulefree": Method((*SCHEDULE_FREE, "late_phase.sigma0=0.1"), LATE),
@@ -239,6 +244,7 @@ def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
         for group in ("late_phase", "averaging", "ensemble", "optimizer"):
             assert getattr(config, group).name == getattr(tested, group).name, group
         assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
+        assert (config.late_phase.pull > 0) == (method == "lpbn_pull") and (config.late_phase.outer > 0) == (method == "lpbn_outer")
         assert (config.architecture.dropout > 0) == (method == "dropout")
 
 

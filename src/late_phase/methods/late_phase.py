@@ -6,20 +6,24 @@ The method itself is :class:`late_phase.LatePhase`. Plain training is a special 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING
-
-from late_phase.checks import RUNNING_STATISTICS
 from late_phase.config.check import copies
 from late_phase.config.choices import options, register
-from late_phase.config.refusals import at_least, one_of
-from late_phase.config.training import Chosen, TrainConfig, in_epochs
+from late_phase.config.training import TrainConfig
 from late_phase.methods.exported import WeightFiles, Weights
 from late_phase.methods.interface import Method, Trained, due
+from late_phase.methods.late_phase_config import (
+    AccumulationConfig,
+    HeadConfig,
+    HypernetworkConfig,
+    LatePhaseConfig,
+    NoneConfig,
+    Rank1Config,
+    SelectConfig,
+)
 from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 from late_phase.support.memory import NUMBER, OBJECT, check_memory
@@ -31,111 +35,6 @@ if TYPE_CHECKING:
     from late_phase.evaluation.predictors import Predictor
     from late_phase.method import LatePhase
     from late_phase.selection import Selection
-
-
-@dataclass
-class LatePhaseConfig(Chosen):
-    """
-    Attributes:
-        has_weights: whether this choice has late-phase weights. If so, ``head`` can add the last layer to them.
-    """
-
-    has_weights: ClassVar[bool] = True
-
-    K: int = 1
-    T0: int | None = in_epochs(None)
-    sigma0: float = 0.0
-    gamma_theta: float = 1.0
-    head: bool = False
-    weight_decay: float | None = None
-    running_statistics: str = "mean"
-
-    def check(self, config: TrainConfig) -> None:
-        at_least("late_phase.K", self.K, 1)
-        for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
-            at_least(f"late_phase.{key}", getattr(self, key), 0)
-        one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)
-        if self.head and not self.has_weights:
-            raise UserError(
-                f"late_phase.head=True adds a late-phase weight, but late_phase={self.name} has none: choose late_phase=head."
-            )
-        self.check_T0(config)
-
-    def reached(self, epochs: int) -> int | None:
-        """Returns T0 in epochs, or None if the late phase doesn't begin within ``epochs``."""
-        return None if self.T0 is None or epochs <= self.T0 else self.T0
-
-    def check_T0(self, config: TrainConfig) -> None:
-        """Raises ``UserError`` if T0 is not set, or is after the end of training."""
-        if self.T0 is None:
-            raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
-        if config.epochs < self.T0:
-            raise UserError(
-                f"late_phase.T0={self.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
-            )
-
-
-@dataclass
-class NoneConfig(LatePhaseConfig):
-    has_weights: ClassVar[bool] = False
-
-    def reached(self, epochs: int) -> None:
-        return None
-
-    def check_T0(self, config: TrainConfig) -> None:
-        if self.K != 1:
-            raise UserError(f"late_phase.K={self.K} needs late-phase weights: choose K=1 with late_phase=none.")
-
-
-@dataclass
-class AccumulationConfig(LatePhaseConfig):
-    has_weights: ClassVar[bool] = False
-
-    def check(self, config: TrainConfig) -> None:
-        super().check(config)
-        if self.gamma_theta == 0:
-            raise UserError(
-                "late_phase.gamma_theta=0 leaves nothing to train after T0: choose 1 or 1/K, or other late-phase weights."
-            )
-
-
-@dataclass
-class HeadConfig(LatePhaseConfig):
-    def check(self, config: TrainConfig) -> None:
-        if not self.head:
-            raise UserError(
-                "late_phase.head=False leaves no late-phase weight: choose late_phase.head=true, or late_phase=accumulation."
-            )
-        super().check(config)
-
-
-@dataclass
-class SelectConfig(LatePhaseConfig):
-    select: list[str] = MISSING
-
-    def check(self, config: TrainConfig) -> None:
-        if not self.select and not self.head:
-            raise UserError("late_phase.select=[] leaves no late-phase weight: name some, such as ['*bn*', 'type:Linear'].")
-        super().check(config)
-
-
-@dataclass
-class HypernetworkConfig(LatePhaseConfig):
-    def check(self, config: TrainConfig) -> None:
-        super().check(config)
-        if config.architecture.weights is not None:
-            raise UserError("late_phase=hypernetwork generates new weights for all convolutions: leave out architecture.weights.")
-
-
-@dataclass
-class Rank1Config(LatePhaseConfig):
-    spread: float = 0.0
-    matrices: str = "*"
-
-    def check(self, config: TrainConfig) -> None:
-        super().check(config)
-        if not 0 <= self.spread < 1:
-            raise UserError(f"late_phase.spread={self.spread} is out of range: choose from 0 to below 1.")
 
 
 class LatePhaseModel(Method):
@@ -183,7 +82,8 @@ class LatePhaseModel(Method):
         settings = self.config.late_phase
         select = self.select() + (head() if settings.head else nothing())
         phi_options = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
-        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options)
+        rest = (settings.gamma_theta, phi_options, settings.pull, settings.outer)
+        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, *rest)
 
     def check(self, late: LatePhase, minibatches: int) -> None:
         """Checks that there is at least one iteration after T0, and that the memory is large enough for the members."""
@@ -199,7 +99,7 @@ class LatePhaseModel(Method):
         if left > 0:
             parameters, statistics = dict(late.model.named_parameters()), running_statistics(late.model)
             phi = sum(parameters[name].numel() for name in late.phi)
-            numbers = phi * (copies(self.config) - 2) + sum(value.numel() for value in statistics.values())
+            numbers = phi * (copies(self.config) - settings.copies - 2) + sum(value.numel() for value in statistics.values())
             tensors = 1 + (1 + self.config.optimizer.copies) * len(late.phi) + len(statistics)
             needed = settings.K * (NUMBER * numbers + OBJECT * tensors)
             check_memory(f"late_phase.K={settings.K}", needed, "choose a smaller one, or fewer late-phase weights.")

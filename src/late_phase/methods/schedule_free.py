@@ -43,6 +43,9 @@ class ScheduleFreeConfig(OptimizerConfig):
                 f"averaging={config.averaging.name} would average what optimizer={self.name} averages already: "
                 "choose averaging=none."
             )
+        for key in ("pull", "outer"):
+            if (value := getattr(config.late_phase, key)) > 0:
+                raise UserError(f"late_phase.{key}={value} would change weights that optimizer={self.name} averages: choose 0.")
         if find_spec("schedulefree") is None:
             raise UserError(
                 f"optimizer={self.name} needs the package schedulefree: run `pip install 'late-phase[schedule-free]'` or choose "

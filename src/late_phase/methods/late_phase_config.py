@@ -1,0 +1,141 @@
+"""The keys of late-phase learning, and what is refused, for each choice of late-phase weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from omegaconf import MISSING
+
+from late_phase.checks import RUNNING_STATISTICS
+from late_phase.config.refusals import at_least, one_of
+from late_phase.config.training import Chosen, TrainConfig, in_epochs
+from late_phase.support.errors import UserError
+
+
+@dataclass
+class LatePhaseConfig(Chosen):
+    """
+    Attributes:
+        has_weights: whether this choice has late-phase weights. If so, ``head`` can add the last layer to them.
+    """
+
+    has_weights: ClassVar[bool] = True
+
+    K: int = 1
+    T0: int | None = in_epochs(None)
+    sigma0: float = 0.0
+    gamma_theta: float = 1.0
+    pull: float = 0.0
+    outer: float = 0.0
+    head: bool = False
+    weight_decay: float | None = None
+    running_statistics: str = "mean"
+
+    @property
+    def copies(self) -> int:
+        """The momentum of θ's own steps, and θ before a step."""
+        return 2 if self.outer > 0 else 0
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("late_phase.K", self.K, 1)
+        for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
+            at_least(f"late_phase.{key}", getattr(self, key), 0)
+        self.check_pull_and_outer()
+        one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)
+        if self.head and not self.has_weights:
+            raise UserError(
+                f"late_phase.head=True adds a late-phase weight, but late_phase={self.name} has none: choose late_phase=head."
+            )
+        self.check_T0(config)
+
+    def reached(self, epochs: int) -> int | None:
+        """Returns T0 in epochs, or None if the late phase doesn't begin within ``epochs``."""
+        return None if self.T0 is None or epochs <= self.T0 else self.T0
+
+    def check_T0(self, config: TrainConfig) -> None:
+        """Raises ``UserError`` if T0 is not set, or is after the end of training."""
+        if self.T0 is None:
+            raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
+        if config.epochs < self.T0:
+            raise UserError(
+                f"late_phase.T0={self.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
+            )
+
+    def check_pull_and_outer(self) -> None:
+        """Raises ``UserError`` if one of them is out of range or has nothing to act on."""
+        if not 0 <= self.pull <= 1:
+            raise UserError(f"late_phase.pull={self.pull} is out of range: choose from 0 to 1.")
+        if not 0 <= self.outer < 1:
+            raise UserError(f"late_phase.outer={self.outer} is out of range: choose from 0 to below 1.")
+        if self.pull > 0 and not self.has_weights:
+            raise UserError(f"late_phase.pull={self.pull} needs late-phase weights, but late_phase={self.name} has none: choose 0.")
+        if self.outer > 0 and self.gamma_theta == 0:
+            raise UserError(
+                f"late_phase.outer={self.outer} needs base weights that move: choose 0, or a late_phase.gamma_theta above 0."
+            )
+
+
+@dataclass
+class NoneConfig(LatePhaseConfig):
+    has_weights: ClassVar[bool] = False
+
+    def reached(self, epochs: int) -> None:
+        return None
+
+    def check_T0(self, config: TrainConfig) -> None:
+        if self.K != 1:
+            raise UserError(f"late_phase.K={self.K} needs late-phase weights: choose K=1 with late_phase=none.")
+        if self.outer > 0:
+            raise UserError(f"late_phase.outer={self.outer} needs a late phase, but late_phase=none has none: choose 0.")
+
+
+@dataclass
+class AccumulationConfig(LatePhaseConfig):
+    has_weights: ClassVar[bool] = False
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if self.gamma_theta == 0:
+            raise UserError(
+                "late_phase.gamma_theta=0 leaves nothing to train after T0: choose 1 or 1/K, or other late-phase weights."
+            )
+
+
+@dataclass
+class HeadConfig(LatePhaseConfig):
+    def check(self, config: TrainConfig) -> None:
+        if not self.head:
+            raise UserError(
+                "late_phase.head=False leaves no late-phase weight: choose late_phase.head=true, or late_phase=accumulation."
+            )
+        super().check(config)
+
+
+@dataclass
+class SelectConfig(LatePhaseConfig):
+    select: list[str] = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        if not self.select and not self.head:
+            raise UserError("late_phase.select=[] leaves no late-phase weight: name some, such as ['*bn*', 'type:Linear'].")
+        super().check(config)
+
+
+@dataclass
+class HypernetworkConfig(LatePhaseConfig):
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if config.architecture.weights is not None:
+            raise UserError("late_phase=hypernetwork generates new weights for all convolutions: leave out architecture.weights.")
+
+
+@dataclass
+class Rank1Config(LatePhaseConfig):
+    spread: float = 0.0
+    matrices: str = "*"
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        if not 0 <= self.spread < 1:
+            raise UserError(f"late_phase.spread={self.spread} is out of range: choose from 0 to below 1.")
