@@ -20,6 +20,7 @@ ENTRIES = {
     "scripts/evaluate.py": ["run=own/seed=0", "suite=flatness", "flatness.draws=2", "flatness.sigmas=[0.1]"],
     "scripts/report.py": ["outputs/digits_lenet_base"],
     "scripts/export.py": ["own/seed=0", "--to", "own/folder"],
+    "scripts/soup.py": ["tuned", "--to", "own/soup"],
     "scripts/nqp.py": ["K=1", "eta=0.1", "n=4", "target_norm=2.0", "window=1"],
     "scripts/prepare_data.py": ["digits"],
     "scripts/benchmark.py": [],
@@ -30,11 +31,16 @@ ENTRIES = {
 }
 """Script -> arguments."""
 
+BEFORE = {
+    "scripts/soup.py": [[*TINY, "architecture.weights=own/seed=0", f"hydra.run.dir=tuned/seed={i}", f"seed={i}"] for i in (0, 1)]
+}
+"""Script -> the arguments of ``train.py`` for each run that it needs."""
 
-def run(script: str) -> int | str | None:
+
+def run(script: str, arguments: list[str]) -> int | str | None:
     """A script as ``__main__``, with each training run that others start done already; returns what it exits with."""
     with (
-        patch.object(sys, "argv", [script, *ENTRIES[script]]),
+        patch.object(sys, "argv", [script, *arguments]),
         patch("late_phase.benchmark.report.benchmark", lambda *_: None),
         patch("late_phase.support.children.run_script", lambda *_: 0),
     ):
@@ -62,5 +68,7 @@ if __name__ == "__main__":
     for script in ENTRIES:
         sys.stdout.reconfigure(errors="strict")
         print(f"== {script}", flush=True)
-        if status := run(script):
+        for arguments in BEFORE.get(script, []):
+            run("train.py", arguments)
+        if status := run(script, ENTRIES[script]):
             sys.exit(status)

@@ -57,10 +57,14 @@ class LatePhaseReference:
         self.k = 0
         self.sum: Weights = {}
         self.gamma_theta = 1.0
+        self.pull, self.outer = 0.0, 0.0
+        self.velocity: Weights = {}
 
-    def spawn(self, phi: list[Weights], statistics: Iterable[str], gamma_theta: float) -> None:
+    def spawn(
+        self, phi: list[Weights], statistics: Iterable[str], gamma_theta: float, pull: float = 0.0, outer: float = 0.0
+    ) -> None:
         """Makes the weights in ``phi[k]`` and the named running statistics belong to member k."""
-        self.gamma_theta = gamma_theta
+        self.gamma_theta, self.pull, self.outer, self.velocity = gamma_theta, pull, outer, {}
         self.phi = [{name: value.clone() for name, value in weights.items()} for weights in phi]
         own = [self.theta_state.pop(name) for name in phi[0] if self.theta.pop(name) is not None]
         self.phi_state = [{name: dict(state) for name, state in zip(phi[0], own, strict=True)} for _ in phi]
@@ -80,5 +84,12 @@ class LatePhaseReference:
         self.k += 1
         if self.k == len(self.phi):
             for name in self.theta:
-                self.theta[name] = self.update_theta(self.theta[name], self.gamma_theta * self.sum[name], self.theta_state[name])
+                moved = self.update_theta(self.theta[name], self.gamma_theta * self.sum[name], self.theta_state[name])
+                step = moved - self.theta[name]
+                self.velocity[name] = self.outer * self.velocity.get(name, 0) + step
+                self.theta[name] = self.theta[name] + step + self.outer * self.velocity[name]
+            for name in phi:
+                mean = sum(weights[name] for weights in self.phi) / len(self.phi)
+                for weights in self.phi:
+                    weights[name] = mean + (1 - self.pull) * (weights[name] - mean)
             self.k, self.sum = 0, {}

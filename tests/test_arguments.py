@@ -26,6 +26,8 @@ MISTAKES = {
     "no folders": ("report", [], r"the following arguments are required: FOLDER: {usage}"),
     "numbers without a place": ("report", ["x", "--keep"], r"--keep needs --to: {usage}"),
     "a value too many": ("report", ["x", "--keep=3"], r"argument --keep: ignored explicit argument '3': {usage}"),
+    "no runs": ("soup", ["--to", "x"], r"the following arguments are required: RUN: {usage}"),
+    "no place": ("soup", ["x"], r"the following arguments are required: --to: {usage}"),
     "no name": ("prepare_data", [], r"the following arguments are required: NAME: {usage}"),
     "an unknown name": ("prepare_data", ["cifar11"], rf"argument NAME: 'cifar11' is {NAMES}: {{usage}}"),
     "a name too many": ("prepare_data", ["digits", "noise"], r"unrecognized arguments: noise: {usage}"),
@@ -37,6 +39,7 @@ MISTAKES = {
 USAGE = {
     "benchmark": r"write benchmark\.py \[-h\] \[--pairs N\] \[--json FILE\]\.",
     "report": r"write report\.py \[-h\] \[--to FOLDER\] \[--keep\] FOLDER \[FOLDER \.\.\.\]\.",
+    "soup": r"write soup\.py \[-h\] --to FOLDER \[--greedy\] RUN \[RUN \.\.\.\]\.",
     "prepare_data": r"write prepare_data\.py \[-h\] \[--root FOLDER\] NAME\.",
     "table": r"write table\.py \[-h\] \[--dry\] .* NAME \[NAME \.\.\.\]\.",
     "demo": r"write demo\.py \[-h\]\.",

@@ -128,6 +128,59 @@ MISTAKES = {
     "averaging without a beginning": (["averaging=swa", "averaging.start=null"], r"averaging\.start is not set"),
     "a Gaussian of many members": (["averaging=swag", "averaging.start=1"], "averaging=swag is a Gaussian over the weights of one"),
     "a covariance of rank 1": (["averaging=swag", "averaging.start=1", "averaging.rank=1"], r"averaging\.rank=1 is out of range"),
+    "an average that never moves": (
+        ["averaging=ema", "averaging.decay=1"],
+        r"averaging\.decay=1\.0 is out of range: choose from 0",
+    ),
+    "an average of nothing": (["averaging=lawa", "averaging.models=0"], r"averaging\.models=0 is out of range: choose a number"),
+    "more weights than memory": (
+        ["averaging=lawa", "averaging.models=1000000000000", "epochs=1000000000000"],
+        r"averaging\.models=1000000000000 needs about .* GiB: choose a smaller number",
+    ),
+    "a schedule for what needs none": (
+        ["optimizer=schedule_free"],
+        r"schedule\.name=piecewise_linear changes the learning rate, but optimizer=schedule_free averages instead: choose sch",
+    ),
+    "an average of averages": (
+        ["optimizer=schedule_free_adamw", "schedule=constant", "averaging=ema"],
+        "averaging=ema would average what optimizer=schedule_free_adamw averages already: choose averaging=none",
+    ),
+    "an average with no share": (
+        ["optimizer=schedule_free", "schedule=constant", "optimizer.momentum=0"],
+        r"optimizer\.momentum=0\.0 is out of range: choose from above 0",
+    ),
+    "another average with no share": (
+        ["optimizer=schedule_free_adamw", "schedule=constant", "optimizer.betas=[0,0.9]"],
+        r"optimizer\.betas=\[0\.0, 0\.9\] begins with 0",
+    ),
+    "a warm-up that ended before": (
+        ["optimizer=schedule_free", "schedule=constant", "optimizer.warmup_steps=-1"],
+        r"optimizer\.warmup_steps=-1 is out of range",
+    ),
+    "a look ahead of no step": (["averaging=lookahead", "averaging.steps=0"], r"averaging\.steps=0 is out of range"),
+    "a look ahead in vain": (
+        ["averaging=lookahead", "averaging.alpha=0"],
+        r"averaging\.alpha=0\.0 is out of range: choose from above",
+    ),
+    "members pulled too far": (["late_phase.pull=1.5"], r"late_phase\.pull=1\.5 is out of range: choose from 0 to 1"),
+    "nothing to pull": (["late_phase=accumulation", "late_phase.pull=1"], r"late_phase\.pull=1\.0 needs late-phase weights, but"),
+    "momentum for ever": (["late_phase.outer=1"], r"late_phase\.outer=1\.0 is out of range: choose from 0 to below 1"),
+    "momentum of frozen weights": (
+        ["late_phase.outer=0.5", "late_phase.gamma_theta=0"],
+        r"late_phase\.outer=0\.5 needs base weights that move: choose 0",
+    ),
+    "momentum of no late phase": (
+        ["late_phase=none", "late_phase.T0=null", "late_phase.outer=0.5"],
+        r"late_phase\.outer=0\.5 needs a late phase, but late_phase=none has none",
+    ),
+    "momentum of no base weights": (
+        ["late_phase=full", "late_phase.outer=0.5"],
+        r"late_phase=full with architecture=lenet: outer=0\.5 is for the steps of base weights, but none of these moves",
+    ),
+    "weights moved behind an average": (
+        ["optimizer=schedule_free", "schedule=constant", "late_phase.pull=0.5"],
+        r"late_phase\.pull=0\.5 would change weights that optimizer=schedule_free averages: choose 0",
+    ),
     "an ensemble of ensembles": (["ensemble=batch_ensemble"], "ensemble=batch_ensemble has members of its own"),
     "fast weights of no kind": (
         ["ensemble=batch_ensemble", "late_phase=none", "late_phase.T0=null", "ensemble.init=ones"],

@@ -90,6 +90,7 @@ LONG = {
     "scripts/evaluate.py": "late_phase.suites.evaluate.evaluate",
     "scripts/report.py": "late_phase.reporting.runs.find_runs",
     "scripts/export.py": "late_phase.export.folder.export",
+    "scripts/soup.py": "late_phase.export.soup.soup",
     "scripts/nqp.py": "late_phase.nqp.measure.measure",
     "scripts/prepare_data.py": "late_phase.data.prepare.prepare",
     "scripts/benchmark.py": "late_phase.benchmark.report.benchmark",

@@ -9,6 +9,7 @@ import models
 import numpy as np
 import pytest
 import reference
+import schedulefree
 import torch
 import torch.nn.functional as F
 from models import SGD, assert_same, sgd, spawned, train
@@ -22,7 +23,8 @@ from late_phase import LatePhase, batchnorm, by_name, by_type, everything, head,
 @pytest.mark.parametrize("build", [models.plain, models.Nested])
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd with options for phi", "adam"])
 @pytest.mark.parametrize(("K", "gamma_theta", "T0"), [(1, 1.0, 4), (3, 1.0, 4), (3, 1 / 3, 0), (10, 1.0, 4), (10, 0.1, 4)])
-def test_follows_the_literal_algorithm(build, optimizer, K, gamma_theta, T0):
+@pytest.mark.parametrize(("pull", "outer"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.6), (1.0, 0.3)])
+def test_follows_the_literal_algorithm(build, optimizer, K, gamma_theta, T0, pull, outer):
     """T0 steps, then three iterations and a part of a fourth, in double precision, to rounding."""
     torch.manual_seed(1)
     model = build().double()
@@ -35,7 +37,7 @@ def test_follows_the_literal_algorithm(build, optimizer, K, gamma_theta, T0):
         late_optimizer = sgd(model)
         update_phi = reference.nesterov(0.05, 0.9, 0.02) if phi_options else None
         expected = reference.LatePhaseReference(twin, reference.nesterov(0.05, 0.9, 0.005), update_phi)
-    late = LatePhase(model, late_optimizer, batchnorm() + head(), K, 0.3, gamma_theta, phi_options)
+    late = LatePhase(model, late_optimizer, batchnorm() + head(), K, 0.3, gamma_theta, phi_options, pull, outer)
     batches = models.minibatches(T0 + 3 * K + K // 2, torch.float64)
 
     train(model, late, batches[:T0])
@@ -44,7 +46,7 @@ def test_follows_the_literal_algorithm(build, optimizer, K, gamma_theta, T0):
     late.spawn(torch.Generator().manual_seed(5))
     parameters = dict(model.named_parameters())
     phi = [{name: late.members[name][k] for name in late.members if name in parameters} for k in range(K)]
-    expected.spawn(phi, [name for name in late.members if name not in parameters], gamma_theta)
+    expected.spawn(phi, [name for name in late.members if name not in parameters], gamma_theta, pull, outer)
     train(model, late, batches[T0:])
     for x, y in batches[T0:]:
         expected.inner_step(x, y)
@@ -112,6 +114,35 @@ def test_theta_waits_for_the_end_of_the_iteration_and_phi_does_not():
         moved = [not torch.equal(a, b) for a, b in zip(before, late.members["1.weight"], strict=True)]
         assert moved == [i == k for i in range(3)]
         assert torch.equal(model[0].weight, theta) == (k < 2)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_with_pull_1_it_is_a_population_that_is_averaged_after_each_iteration(optimizer):
+    """Models of their own, with optimizers of their own, in a literal loop; running statistics stay each model's own."""
+    torch.manual_seed(0)
+    model = models.plain().double()
+    options = SGD if optimizer is torch.optim.SGD else {"lr": 0.01}
+    late = LatePhase(model, optimizer(model.parameters(), **options), everything(), K=3, sigma0=0.3, pull=1)
+    late.spawn(torch.Generator().manual_seed(0))
+    population = [copy.deepcopy(model) for _ in range(3)]
+    for k, one in enumerate(population):
+        one.load_state_dict({name: values[k] for name, values in late.members.items()})
+    own = [optimizer(one.parameters(), **options) for one in population]
+    batches = models.minibatches(12, torch.float64)
+    train(model, late, batches)
+    for i, batch in enumerate(batches):
+        train(population[i % 3], own[i % 3], [batch])
+        if i % 3 == 2:
+            for parameters in zip(*(one.parameters() for one in population), strict=True):
+                mean = torch.stack([parameter.data for parameter in parameters]).mean(0)
+                for parameter in parameters:
+                    parameter.data.copy_(mean)
+    for name, values in late.members.items():
+        expected = torch.stack([one.state_dict()[name] for one in population])
+        torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-12)
+        if "running" not in name:
+            assert torch.equal(values[0], values[1]), name
+    assert not torch.equal(late.members["1.running_mean"][0], late.members["1.running_mean"][1])
 
 
 # ----------------------------------------------------------------------------------------------------- the single model
@@ -326,6 +357,7 @@ def test_all_weights_can_be_late_phase_weights():
 def test_misuse_is_one_sentence_with_the_cure():
     model = models.plain()
     optimizer = sgd(model)
+    schedule_free = schedulefree.SGDScheduleFree(model.parameters())
 
     def refused(error: type[Exception], pattern: str, *args: object, **options: object) -> None:
         with pytest.raises(error, match=pattern) as caught:
@@ -334,6 +366,14 @@ def test_misuse_is_one_sentence_with_the_cure():
 
     refused(ValueError, r"head\('fc'\) matches no parameter of Sequential: choose", model, optimizer, batchnorm() + head("fc"))
     refused(ValueError, r"by_type\(LSTM\) matches no parameter", model, optimizer, by_type(nn.LSTM))
+    for pull in (-0.1, 1.1, float("nan")):
+        refused(ValueError, f"^pull={pull} is out of range: choose from 0 to 1", model, optimizer, batchnorm(), pull=pull)
+    for outer in (-0.1, 1, float("nan")):
+        refused(ValueError, f"^outer={outer} is out of range: choose from 0 to below 1", model, optimizer, batchnorm(), outer=outer)
+    refused(ValueError, r"pull=0\.5 pulls late-phase weights together, but there are none", model, optimizer, nothing(), pull=0.5)
+    refused(ValueError, r"outer=0\.5 is for the steps of base weights, but none", model, optimizer, everything(), outer=0.5)
+    refused(ValueError, r"outer=0\.5 is for .*but none", model, optimizer, batchnorm(), gamma_theta=0, outer=0.5)
+    refused(ValueError, r"that the schedule-free optimizer averages: choose 0", model, schedule_free, batchnorm(), pull=0.5)
     for K in (0, -1, 2.0, True, "3", None):
         refused(ValueError, f"K={K} is not", model, optimizer, batchnorm(), K=K)
     refused(ValueError, "sigma0=-0.1 is not", model, optimizer, batchnorm(), sigma0=-0.1)

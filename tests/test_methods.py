@@ -35,6 +35,11 @@ class Method(NamedTuple):
 LATE = {"single": 1, "ensemble": 3}
 NONE = ("late_phase=none", "late_phase.K=1", "late_phase.T0=null")
 SWA = ("averaging=swa", "averaging.start=2")
+EMA = ("averaging=ema", "averaging.start=1", "averaging.decay=0.9")
+LAWA = ("averaging=lawa", "averaging.start=1", "averaging.models=2")
+SCHEDULE_FREE = ("optimizer=schedule_free", "schedule=constant")
+LOOKAHEAD = ("averaging=lookahead", "averaging.start=0", "averaging.steps=2")
+AVERAGES = ("swa", "ema", "lawa", "lookahead")
 METHODS = {
     "base": Method(NONE, {"single": 1}),
     "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
@@ -49,6 +54,17 @@ METHODS = {
     "base_swa": Method((*NONE, *SWA), {"single": 1, "swa": 1}),
     "lpbn_swa": Method(SWA, LATE | {"swa": 1, "swa_ensemble": 3}),
     "lphnet_swa": Method(("late_phase=hypernetwork", *SWA), LATE | {"swa": 1, "swa_ensemble": 3}),
+    "base_ema": Method((*NONE, *EMA), {"single": 1, "ema": 1}),
+    "lpbn_ema": Method(EMA, LATE | {"ema": 1, "ema_ensemble": 3}),
+    "base_lawa": Method((*NONE, *LAWA), {"single": 1, "lawa": 1}),
+    "lpbn_lawa": Method(LAWA, LATE | {"lawa": 1, "lawa_ensemble": 3}),
+    "base_lookahead": Method((*NONE, *LOOKAHEAD), {"single": 1, "lookahead": 1}),
+    "lpbn_lookahead": Method((*LOOKAHEAD, "late_phase.sigma0=0.1"), LATE | {"lookahead": 1, "lookahead_ensemble": 3}),
+    "lpbn_pull": Method(("late_phase.pull=0.5", "late_phase.sigma0=0.1"), LATE),
+    "lpbn_outer": Method(("late_phase.outer=0.5", "late_phase.sigma0=0.1"), LATE),
+    "base_adamw": Method((*NONE, "optimizer=adamw"), {"single": 1}),
+    "base_schedulefree": Method((*NONE, *SCHEDULE_FREE), {"single": 1}),
+    "lpbn_schedulefree": Method((*SCHEDULE_FREE, "late_phase.sigma0=0.1"), LATE),
     "swag": Method(
         (*NONE, "averaging=swag", "averaging.start=1", "averaging.rank=2", "averaging.samples=4"),
         {"single": 1, "swa": 1, "swag": 4},
@@ -122,7 +138,7 @@ def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, compose
 def test_it_exports_a_plain_model_or_named_weights(method, finished):
     """The single model is the architecture as it is without the method: nothing is added at inference."""
     plain = build("lenet", 1, 10)
-    for folder in (finished(method), finished(method) / "swa"):
+    for folder in (finished(method), *(finished(method) / name for name in AVERAGES)):
         if folder.exists():
             state = load_file(folder / "model.safetensors")
             if method == "batchensemble":
@@ -132,7 +148,7 @@ def test_it_exports_a_plain_model_or_named_weights(method, finished):
                 plain.load_state_dict(state, strict=True)
             with safe_open(folder / "model.safetensors", "pt") as file:
                 assert json.loads(file.metadata()["late_phase"]).keys() == {"mean", "std"}
-    assert (finished(method) / "swa").exists() == ("swa" in METHODS[method].predictors)
+    assert all((finished(method) / name).exists() == (name in METHODS[method].predictors) for name in AVERAGES)
     members = finished(method) / "members.safetensors"
     assert members.exists() == (METHODS[method].predictors.keys() >= {"single", "ensemble"})
     if members.exists():
@@ -225,12 +241,10 @@ def photos(root: Path, splits: tuple[str, ...], count: int, size: int) -> None:
 def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
     for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa", "lpselect"}:
         config, tested = composed(f"+experiment=digits_lenet_{method}"), composed(*tiny(method))
-        assert [config.late_phase.name, config.averaging.name, config.ensemble.name] == [
-            tested.late_phase.name,
-            tested.averaging.name,
-            tested.ensemble.name,
-        ]
+        for group in ("late_phase", "averaging", "ensemble", "optimizer"):
+            assert getattr(config, group).name == getattr(tested, group).name, group
         assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
+        assert (config.late_phase.pull > 0) == (method == "lpbn_pull") and (config.late_phase.outer > 0) == (method == "lpbn_outer")
         assert (config.architecture.dropout > 0) == (method == "dropout")
 
 

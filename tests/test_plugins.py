@@ -15,7 +15,7 @@ from conftest import ROOT
 from runs import TINY, history
 from safetensors.torch import load_file
 
-CHOICES = ("averaging=ema", "architecture=two_layers")
+CHOICES = ("averaging=midrange", "architecture=two_layers")
 
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as an installer leaves it: a package, and beside it what says which entry points it has. Beside its folder a run."""
     site = Path(shutil.copytree(PLUGIN, tmp_path_factory.mktemp("trained") / "site"))
     done = train(site)
-    assert not done.returncode and "ema: test accuracy" in done.stdout, done.stderr
+    assert not done.returncode and "midrange: test accuracy" in done.stdout, done.stderr
     return site
 
 
@@ -48,9 +48,10 @@ def train(site: Path, *overrides: str) -> subprocess.CompletedProcess:
 def test_a_plug_in_trains_and_is_evaluated(trained):
     run = trained.parent / "run"
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
-    assert list(metrics) == ["single", "ensemble", "ema"] and metrics["ema"] != metrics["single"]
-    checkpoint, exported = torch.load(run / "checkpoint.pt", weights_only=True), load_file(run / "ema" / "model.safetensors")
-    assert torch.equal(checkpoint["averaging"]["mean"]["0.weight"], exported["0.weight"])
+    assert list(metrics) == ["single", "ensemble", "midrange"] and metrics["midrange"] != metrics["single"]
+    checkpoint, exported = torch.load(run / "checkpoint.pt", weights_only=True), load_file(run / "midrange" / "model.safetensors")
+    low, high = (checkpoint["averaging"][key]["0.weight"] for key in ("low", "high"))
+    assert torch.equal(low.lerp(high, 0.5), exported["0.weight"]) and not torch.equal(low, high)
     assert len(history(run)) == 4
 
     done = python(trained, "scripts/evaluate.py", "run=run", "suite=confidence")
@@ -70,10 +71,10 @@ def test_a_language_model_need_not_be_an_lstm_without_dropout(trained):
 
 
 def test_a_choice_without_its_config_is_told_so(installed):
-    done = python(installed, "train.py", "averaging=ema")
-    assert done.stderr == "error: averaging=ema has no config: give the folder of averaging/ema.yaml with --config-dir.\n"
-    config = installed / "configs" / "averaging" / "ema.yaml"
-    config.write_text(config.read_text().replace("  - /schema/averaging/ema@_here_\n", ""))
+    done = python(installed, "train.py", "averaging=midrange")
+    assert done.stderr == "error: averaging=midrange has no config: give the folder of averaging/midrange.yaml with --config-dir.\n"
+    config = installed / "configs" / "averaging" / "midrange.yaml"
+    config.write_text(config.read_text().replace("  - /schema/averaging/midrange@_here_\n", ""))
     done = train(installed)
     assert done.stderr == (
         "error: averaging.start has no type: start the defaults in the config of averaging=NAME with "
@@ -105,9 +106,9 @@ run_job(composed, lambda config, directory: print(config.averaging.name, "is kno
 
 def test_the_process_of_a_launcher_knows_the_choices_of_plug_ins(installed):
     """It is given the composed config, and has not seen the command line."""
-    (installed / "registers.py").write_text((installed / "ema_plugin" / "__init__.py").read_text())
-    (installed / "ema_plugin" / "__init__.py").write_text("")
-    (installed / "ema_plugin-1.0.dist-info" / "entry_points.txt").write_text("[late_phase]\nema = registers\n")
+    (installed / "registers.py").write_text((installed / "midrange_plugin" / "__init__.py").read_text())
+    (installed / "midrange_plugin" / "__init__.py").write_text("")
+    (installed / "midrange_plugin-1.0.dist-info" / "entry_points.txt").write_text("[late_phase]\nmidrange = registers\n")
     shutil.copytree(ROOT / "configs", installed / "configs", dirs_exist_ok=True)
     out = ["hydra.run.dir=run", "hydra.runtime.output_dir=run", "hydra.mode=RUN"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{installed}"}
@@ -115,22 +116,22 @@ def test_the_process_of_a_launcher_knows_the_choices_of_plug_ins(installed):
     options = {"cwd": installed.parent, "env": environment, "capture_output": True, "check": False}
     composed = subprocess.run([sys.executable, "-c", COMPOSE, *arguments], **options)
     done = subprocess.run([sys.executable, "-c", RUN], input=composed.stdout, **options)
-    assert done.stdout == b"ema is known\n", (composed.stderr, done.stderr)
+    assert done.stdout == b"midrange is known\n", (composed.stderr, done.stderr)
 
 
 def test_what_a_plug_in_refuses_is_told_as_all_else(installed):
-    done = train(installed, "averaging.decay=-1")
+    done = train(installed, "averaging.place=-1")
     assert done.returncode == 1
-    assert done.stderr == "error: averaging.decay=-1.0 is out of range: choose a number of at least 0.\n"
+    assert done.stderr == "error: averaging.place=-1.0 is out of range: choose a number of at least 0.\n"
 
 
 def test_a_plug_in_that_is_broken_is_named(installed):
-    (installed / "ema_plugin" / "__init__.py").write_text("import nowhere\n")
+    (installed / "midrange_plugin" / "__init__.py").write_text("import nowhere\n")
     done = python(installed, "train.py")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: the plug-in ema=ema_plugin can't be loaded (ModuleNotFoundError: No module named 'nowhere'): fix it, or uninstall "
-        "its package.\n"
+        "error: the plug-in midrange=midrange_plugin can't be loaded (ModuleNotFoundError: No module named 'nowhere'): fix it, "
+        "or uninstall its package.\n"
     )
 
 

@@ -40,7 +40,7 @@ def build(case: str, group: dist.ProcessGroup | None = None, seed: int = 1) -> L
     model = model().double()
     adam = {"lr": 0.01, "weight_decay": 0.005}
     wrapped = torch.optim.Adam(model.parameters(), **adam) if optimizer == "adam" else models.sgd(model)
-    return LatePhase(model, wrapped, select, K, 0.3, 0.5, {"weight_decay": 0.02}, group, divide)
+    return LatePhase(model, wrapped, select, K, 0.3, 0.5, {"weight_decay": 0.02}, process_group=group, divide=divide)
 
 
 def batches(case: str) -> list[tuple[Tensor, Tensor]]:
@@ -120,6 +120,7 @@ def refusals(rank: int) -> list[str]:
     of = dict(process_group=dist.group.WORLD, divide="members")
     found.append(message(lambda: LatePhase(model, models.sgd(model), head(), 3, **of)))
     found.append(message(lambda: LatePhase(model, models.sgd(model), batchnorm(), 1, **of)))
+    found.append(message(lambda: LatePhase(model, models.sgd(model), batchnorm(), 3, pull=0.5, **of)))
     found.append(message(lambda: LatePhase(model, models.sgd(model), batchnorm(), 3, **(of | {"divide": "images"}))))
     embedding = nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Linear(4, 5))
     sparse = LatePhase(embedding, torch.optim.SGD(embedding.parameters()), head("1"), 3, process_group=dist.group.WORLD)
@@ -207,6 +208,7 @@ def test_refuses_what_would_be_wrong(two):
         "member(0) needs all members",
         "the members share running statistics such as 1.running_mean",
         "K=1 members can't be divided among 2 processes: choose divide='minibatches', or a larger K.",
+        "pull=0.5 needs all members in each process: choose divide='minibatches', or pull=0.",
         "divide='images' is unknown: choose minibatches or members.",
         "sparse gradients can't be exchanged",
     ]

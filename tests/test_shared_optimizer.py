@@ -16,14 +16,17 @@ from late_phase import LatePhase, batchnorm, head
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("stop", [2, 4, 6, 11])
-def test_saving_and_loading_at_any_step_changes_nothing(optimizer, stop):
+@pytest.mark.parametrize(("pull", "outer"), [(0.0, 0.0), (0.4, 0.7)])
+def test_saving_and_loading_at_any_step_changes_nothing(optimizer, stop, pull, outer):
     """T0 is after 3 minibatches, iterations have 4: the stops are before T0, inside of an iteration, and in the third one."""
 
     def start() -> tuple[nn.Module, LatePhase]:
         torch.manual_seed(0)
         model = models.plain()
         options = SGD if optimizer is torch.optim.SGD else {"lr": 0.01}
-        return model, LatePhase(model, optimizer(model.parameters(), **options), batchnorm() + head(), 4, 0.2, 0.5)
+        return model, LatePhase(
+            model, optimizer(model.parameters(), **options), batchnorm() + head(), 4, 0.2, 0.5, None, pull, outer
+        )
 
     def go(model: nn.Module, late: LatePhase, first: int, last: int) -> None:
         for i in range(first, last):

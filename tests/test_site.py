@@ -132,7 +132,7 @@ def test_the_site_has_what_the_pages_link_to(site, link):
 
 
 def test_markdown_works_as_on_github(site, pages):
-    assert "averaging=none|swa|swag" in pages[site / "configuration.html"].text  # an escaped | in a table
+    assert "averaging=none|ema|lawa|lookahead|swa|swag" in pages[site / "configuration.html"].text  # an escaped | in a table
     assert "tables/digits/table1.html" in pages[site / "results" / "README.html"].links  # in <details>
 
 

@@ -57,6 +57,13 @@ METHODS = {
     "lprank1": Method(("+experiment=enwik8_lstm_lprank1", *LATE), BOTH),
     "lpfull": Method(("+experiment=enwik8_lstm_base", "late_phase=full", *LATE), BOTH),
     "lphead": Method(("+experiment=enwik8_lstm_base", "late_phase=head", *LATE, "max_grad_norm=0.1"), BOTH),
+    "lprank1_ema": Method(
+        ("+experiment=enwik8_lstm_lprank1", "averaging=ema", *LATE), {n.replace("swa", "ema"): k for n, k in BOTH.items()}
+    ),
+    "lprank1_schedulefree": Method(
+        ("+experiment=enwik8_lstm_lprank1", "averaging=none", "optimizer=schedule_free_adamw", "schedule=constant", *LATE),
+        {"single": 1, "ensemble": 4},
+    ),
     "swag": Method(
         ("+experiment=enwik8_lstm_base", "averaging=swag", "averaging.rank=2", "averaging.samples=3"),
         {"single": 1, "swa": 1, "swag": 3},
@@ -147,7 +154,8 @@ def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path,
 def test_it_exports_a_plain_model(method, finished):
     """By torch's own layers alone: nothing is added at inference."""
     text = data.load("pydocs").take(550, 150)
-    for folder, name in ((finished(method), "single"), (finished(method) / "swa", "swa")):
+    averages = [name for name in METHODS[method].predictors if name in ("swa", "ema")]
+    for folder, name in ((finished(method), "single"), *((finished(method) / name, name) for name in averages)):
         with safe_open(folder / "model.safetensors", "pt") as file:
             known = json.loads(file.metadata()["late_phase"])["bytes"]
         assert known == sorted({*bytes(text.train), *bytes(text.validation), *bytes(text.test)})

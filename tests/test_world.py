@@ -123,6 +123,7 @@ def test_a_process_that_dies_ends_all_and_leaves_a_checkpoint(rank, of_one, comp
     [
         (["+experiment=pydocs_lstm_base", "+debug=smoke_text"], "dataset=pydocs can't be divided among 2 processes: start one."),
         (["max_grad_norm=1"], "max_grad_norm=1.0 can't clip the gradients of 2 processes"),
+        (["averaging=ema"], "averaging=ema needs all members after each step, which 2 processes divide"),
         (["late_phase=head"], "members share running statistics such as bn1.running_mean"),
         (
             ["batch_size=7", "dataset.subset=29", "architecture=wrn", "architecture.depth=10", "architecture.width=1"],

@@ -35,6 +35,21 @@ def amount(value: Any, refusal: str) -> float:
     return float(value)
 
 
+def share(value: Any, name: str, whole: bool) -> float:
+    """Returns ``value``, which is ``pull`` or ``outer``, as Python's float.
+
+    Args:
+        name: the argument's name.
+        whole: whether the value may be 1.
+
+    Raises:
+        ValueError: the value is not a number from 0 to 1.
+    """
+    if not (0 <= value < 1 or (whole and value == 1)):
+        raise ValueError(f"{name}={value} is out of range: choose from 0 to {'1' if whole else 'below 1'}.")
+    return float(value)
+
+
 def check_running_statistics(choice: str, batches: Any, forward: Any) -> None:
     """Checks the arguments of ``LatePhase.average``.
 

@@ -126,9 +126,17 @@ class Members:
             self.optimizer.state.pop(parameter, None)
         self.optimizer.state.update(self.states[k])
 
-    def enter(self, k: int) -> None:
-        """Swaps the member in the live model for member k."""
+    def enter(self, k: int, pull: float = 0.0) -> None:
+        """Swaps the member in the live model for member k.
+
+        Args:
+            pull: before member k is copied, φ_k <- φ̄ + (1 - pull) (φ_k - φ̄) for all members, where φ̄ is their mean. Their running
+                statistics and optimizer states stay.
+        """
         self.store()
+        if pull > 0 and self.phi.parameters:
+            phi = [self.values[name] for name in self.phi.parameters]
+            torch._foreach_lerp_(phi, [values.mean(0, keepdim=True).expand_as(values) for values in phi], pull)
         self.load(k)
 
     def states_in_order(self) -> list[list[dict[str, Any]]]:

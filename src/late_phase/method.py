@@ -62,6 +62,10 @@ class LatePhase(CombinedMembers):
             groups of its own, after all others, so build ``LatePhase`` before any learning-rate scheduler. A parameter group keeps
             its own value of each option that its entry ``fixed`` names. An ``lr`` is φ's learning rate where a scheduler's factor
             is 1. It is in φ's groups from the beginning and takes effect at ``spawn()``.
+        pull: after each iteration φ_k <- φ̄ + (1 - pull) (φ_k - φ̄), where φ̄ is the mean of Φ. 0 is the paper's late phase. 1 is a
+            population that is averaged after each iteration, as in PAPA and Lookaround.
+        outer: Nesterov momentum with which θ takes its step of an iteration, in addition to that of the optimizer, as in SNOO and
+            DiLoCo; see :mod:`late_phase.outer_momentum`. 0 is the paper's late phase.
         process_group: torch's processes that train the model together, each with a ``LatePhase`` of its own. They begin with the
             weights of the first process. ``step()`` exchanges the gradients, those of θ once in an iteration. So
             DistributedDataParallel needn't: run ``backward()`` within its ``no_sync()``. A ``GradScaler`` would skip steps of
@@ -85,6 +89,8 @@ class LatePhase(CombinedMembers):
         sigma0: float = 0.0,
         gamma_theta: float = 1.0,
         phi_options: dict[str, Any] | None = None,
+        pull: float = 0.0,
+        outer: float = 0.0,
         process_group: torch.distributed.ProcessGroup | None = None,
         divide: str = MINIBATCHES,
     ) -> None:
@@ -96,9 +102,9 @@ class LatePhase(CombinedMembers):
         self.model = unwrapped(model)
         phi = Phi(self.model, Selection.of(select).names(self.model))
         processes = None if process_group is None else Processes(process_group, divide)
-        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, processes)
+        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, pull, outer, processes)
         if processes is not None:
-            processes.begin(self.model, phi, K)
+            processes.begin(self.model, phi, K, pull)
 
     @property
     def gamma_theta(self) -> float:
@@ -221,10 +227,11 @@ class LatePhase(CombinedMembers):
 
     def _next_member(self, members: Members) -> None:
         """Moves θ if the iteration ends, and loads the next member."""
-        if members.entered == self.K - 1 and self._base_gradients.released:
-            with self._groups.of(THETA):
+        last = members.entered == self.K - 1
+        if last and self._base_gradients.released:
+            with self._groups.of(THETA), self._outer.step():
                 self.optimizer.step()
-        members.enter((members.entered + 1) % self.K)
+        members.enter((members.entered + 1) % self.K, self.pull if last else 0.0)
 
     def _collect_gradients(self) -> None:
         """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""

@@ -36,7 +36,7 @@ class Processes:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.exchanged = 0
 
-    def begin(self, model: nn.Module, phi: Phi, K: int) -> None:
+    def begin(self, model: nn.Module, phi: Phi, K: int, pull: float) -> None:
         """Gives the model the weights of the first process.
 
         Raises:
@@ -47,6 +47,8 @@ class Processes:
                 raise ValueError(
                     f"K={K} members can't be divided among {self.size} processes: choose divide='minibatches', or a larger K."
                 )
+            if pull > 0:
+                raise ValueError(f"pull={pull} needs all members in each process: choose divide='minibatches', or pull=0.")
             own = set(phi.live())
             if shared := [name for name in running_statistics(model) if name not in own]:
                 raise ValueError(

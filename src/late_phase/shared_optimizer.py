@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from late_phase.base_gradients import BaseGradients
+from late_phase.checks import share
 from late_phase.members import Members, Phi
+from late_phase.outer_momentum import OuterMomentum
 from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.processes import Processes
 from late_phase.supported_optimizers import HARMLESS, HiddenState
@@ -49,11 +51,14 @@ class SharedOptimizer(torch.optim.Optimizer):
         K: number of members.
         gamma_theta: γ_θ, scale of the accumulated base gradient.
         phi_options: options of the optimizer that φ gets at T0.
+        pull: see :class:`late_phase.LatePhase`.
+        outer: see :class:`late_phase.LatePhase`.
         processes: the processes that train the model together, if there are several.
 
     Raises:
         TypeError: a late-phase weight is sharded.
-        ValueError: an option is unknown, or the optimizer lacks a late-phase weight.
+        ValueError: an option is unknown, or the optimizer lacks a late-phase weight. Or ``pull`` or ``outer`` is out of range, or
+            has nothing to act on.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class SharedOptimizer(torch.optim.Optimizer):
         K: int,
         gamma_theta: float,
         phi_options: dict[str, Any],
+        pull: float,
+        outer: float,
         processes: Processes | None,
     ) -> None:
         # Optimizer.__init__ isn't called, because the wrapped optimizer provides parameter groups, state and defaults.
@@ -76,7 +83,10 @@ class SharedOptimizer(torch.optim.Optimizer):
         self.K = K
         self._phi = phi
         self._groups = ParameterGroups(optimizer, set(phi.parameters.values()), phi_options)
-        self._base_gradients = BaseGradients(self._groups.parameters(THETA), gamma_theta)
+        theta = self._groups.parameters(THETA)
+        self._base_gradients = BaseGradients(theta, gamma_theta)
+        self.pull, self._outer = share(pull, "pull", whole=True), OuterMomentum(theta, share(outer, "outer", whole=False))
+        self._refuse_idle()
         self._live = Live()
         self._processes = processes
 
@@ -146,6 +156,21 @@ class SharedOptimizer(torch.optim.Optimizer):
         self._live.members.store()
         return self._live.members.values
 
+    @property
+    def outer(self) -> float:
+        return self._outer.momentum
+
+    def _refuse_idle(self) -> None:
+        """Refuses a ``pull`` or an ``outer`` that has nothing to act on, or that would move weights behind the optimizer's back."""
+        if self.pull > 0 and not self._phi.parameters:
+            raise ValueError(f"pull={self.pull} pulls late-phase weights together, but there are none: choose some, or pull=0.")
+        if self.outer > 0 and (not self._outer.theta or self._base_gradients.gamma_theta == 0):
+            raise ValueError(f"outer={self.outer} is for the steps of base weights, but none of these moves: choose outer=0.")
+        if self.pull + self.outer > 0 and any("train_mode" in group for group in self.param_groups):
+            raise ValueError(
+                f"pull={self.pull} and outer={self.outer} would change weights that the schedule-free optimizer averages: choose 0."
+            )
+
     @torch.no_grad()
     def _convert(self, method: str) -> None:
         """Calls a schedule-free optimizer's ``train()`` or ``eval()`` for θ and each member."""
@@ -195,6 +220,7 @@ class SharedOptimizer(torch.optim.Optimizer):
             "optimizer": self.optimizer.state_dict(),
             "theta_gradients": list(self._base_gradients.sums),
             "groups": self._groups.state_dict(),
+            "outer": list(self._outer.velocity),
         }
 
     @torch.no_grad()
@@ -217,6 +243,7 @@ class SharedOptimizer(torch.optim.Optimizer):
             self._live.members.load(state_dict["member"])
         self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
         self._groups.load_state_dict(state_dict.get("groups", {}))  # early checkpoints lack this entry
+        self._outer.load(state_dict.get("outer", []) if self.spawned else [])  # and this one
 
     def _refuse_foreign(self, state_dict: Any) -> None:
         if not isinstance(state_dict, dict) or not {"K", "phi", "members", "optimizer"} <= state_dict.keys():

@@ -30,7 +30,7 @@ In each group, all dataclasses have one base class, and ``build`` has one signat
 dataset: base ``data.ImagesConfig``, ``data.TextConfig`` or that of another kind of task; build gets the keys that the base lacks.
 architecture: base ``architectures.ImageArchitectureConfig`` or another ``ArchitectureConfig``; build gets sizes, and keys as above.
 late_phase: base ``methods.late_phase.LatePhaseConfig``; build gets the run's config and returns a ``methods.interface.Method``.
-averaging: base ``methods.swa.AveragingConfig``; build as for late_phase.
+averaging: base ``methods.averaging.AveragingConfig``; build as for late_phase.
 ensemble: base ``Chosen``; build as for late_phase.
 optimizer: base ``optimization.optimizers.OptimizerConfig``; build gets torch's parameter groups and all keys except the name.
 schedule: base ``Chosen``; build gets all keys except the name and returns an ``optimization.schedules.Schedule``.

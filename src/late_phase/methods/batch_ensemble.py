@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import MISSING
 
 from late_phase.config.check import copies
-from late_phase.config.choices import register
+from late_phase.config.choices import CHOICES, register
 from late_phase.config.refusals import above_0, at_least, one_of
 from late_phase.config.training import Chosen, TrainConfig
 from late_phase.methods.interface import Method
@@ -32,8 +32,9 @@ class BatchEnsembleConfig(Chosen):
         one_of("ensemble.init", self.init, ("normal", "sign"))
         above_0("ensemble.lr_factor", self.lr_factor)
         if config.late_phase.has_weights or not config.averaging.of_an_ensemble:
+            averagings = " or ".join(name for name, choice in CHOICES["averaging"].items() if choice.config.of_an_ensemble)
             raise UserError(
-                f"ensemble=batch_ensemble has members of its own: choose late_phase=none and averaging=none or swa, not "
+                f"ensemble=batch_ensemble has members of its own: choose late_phase=none and averaging={averagings}, not "
                 f"late_phase={config.late_phase.name} and averaging={config.averaging.name}."
             )
 

@@ -53,6 +53,11 @@ class Method:
 
     # Before training.
 
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether :meth:`after_step` does something."""
+        return type(self).after_step is not Method.after_step
+
     def multiples(self) -> dict[str, int]:
         """Returns config key -> value for all keys whose value multiplies the activations of a minibatch."""
         return {}
@@ -99,6 +104,9 @@ class Method:
 
     def before_epoch(self, trained: Trained, epoch: int) -> None:
         """Runs before the first minibatch of ``epoch``, counted from 0. It runs again if the run resumes within that epoch."""
+
+    def after_step(self, trained: Trained, epoch: int) -> None:
+        """Runs after each step of ``epoch``, counted from 0. A step takes one minibatch."""
 
     def after_epoch(self, trained: Trained, epoch: int) -> None:
         """Runs after the last minibatch of ``epoch``, counted from 0."""

@@ -87,7 +87,8 @@ class LatePhaseModel(Method):
         divide = MINIBATCHES if settings.reached(self.config.epochs) is None else settings.divide
         select = self.select() + (head() if settings.head else nothing())
         phi_options = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
-        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, settings.gamma_theta, phi_options, group, divide)
+        rest = (settings.gamma_theta, phi_options, settings.pull, settings.outer, group, divide)
+        return LatePhase(model, optimizer, select, settings.K, settings.sigma0, *rest)
 
     def check(self, late: LatePhase, minibatches: int) -> None:
         """Checks that there is at least one iteration after T0, and that the memory is large enough for the members."""
@@ -103,7 +104,7 @@ class LatePhaseModel(Method):
         if left > 0:
             parameters, statistics = dict(late.model.named_parameters()), running_statistics(late.model)
             phi = sum(parameters[name].numel() for name in late.phi)
-            numbers = phi * (copies(self.config) - 2) + sum(value.numel() for value in statistics.values())
+            numbers = phi * (copies(self.config) - settings.copies - 2) + sum(value.numel() for value in statistics.values())
             tensors = 1 + (1 + self.config.optimizer.copies) * len(late.phi) + len(statistics)
             needed = settings.K * (NUMBER * numbers + OBJECT * tensors)
             check_memory(f"late_phase.K={settings.K}", needed, "choose a smaller one, or fewer late-phase weights.")

@@ -26,18 +26,26 @@ class LatePhaseConfig(Chosen):
     T0: int | None = in_epochs(None)
     sigma0: float = 0.0
     gamma_theta: float = 1.0
+    pull: float = 0.0
+    outer: float = 0.0
     head: bool = False
     weight_decay: float | None = None
     running_statistics: str = "mean"
     parallel_members: int = 1
     divide: str = MEMBERS
 
+    @property
+    def copies(self) -> int:
+        """The momentum of θ's own steps, and θ before a step."""
+        return 2 if self.outer > 0 else 0
+
     def check(self, config: TrainConfig) -> None:
         at_least("late_phase.K", self.K, 1)
-        self.check_parallel_members(config)
-        one_of("late_phase.divide", self.divide, (MEMBERS, MINIBATCHES))
         for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
             at_least(f"late_phase.{key}", getattr(self, key), 0)
+        self.check_pull_and_outer()
+        self.check_parallel_members(config)
+        one_of("late_phase.divide", self.divide, (MEMBERS, MINIBATCHES))
         one_of("late_phase.running_statistics", self.running_statistics, RUNNING_STATISTICS)
         if self.head and not self.has_weights:
             raise UserError(
@@ -76,6 +84,19 @@ class LatePhaseConfig(Chosen):
                 f"late_phase.T0={self.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
             )
 
+    def check_pull_and_outer(self) -> None:
+        """Raises ``UserError`` if one of them is out of range or has nothing to act on."""
+        if not 0 <= self.pull <= 1:
+            raise UserError(f"late_phase.pull={self.pull} is out of range: choose from 0 to 1.")
+        if not 0 <= self.outer < 1:
+            raise UserError(f"late_phase.outer={self.outer} is out of range: choose from 0 to below 1.")
+        if self.pull > 0 and not self.has_weights:
+            raise UserError(f"late_phase.pull={self.pull} needs late-phase weights, but late_phase={self.name} has none: choose 0.")
+        if self.outer > 0 and self.gamma_theta == 0:
+            raise UserError(
+                f"late_phase.outer={self.outer} needs base weights that move: choose 0, or a late_phase.gamma_theta above 0."
+            )
+
 
 @dataclass
 class NoneConfig(LatePhaseConfig):
@@ -87,6 +108,8 @@ class NoneConfig(LatePhaseConfig):
     def check_T0(self, config: TrainConfig) -> None:
         if self.K != 1:
             raise UserError(f"late_phase.K={self.K} needs late-phase weights: choose K=1 with late_phase=none.")
+        if self.outer > 0:
+            raise UserError(f"late_phase.outer={self.outer} needs a late phase, but late_phase=none has none: choose 0.")
 
 
 @dataclass

@@ -14,9 +14,10 @@ from late_phase.config.check import copies
 from late_phase.config.choices import register
 from late_phase.config.refusals import at_least
 from late_phase.config.training import TrainConfig
+from late_phase.methods.averaging import AverageConfig
 from late_phase.methods.exported import Weights
 from late_phase.methods.interface import Trained
-from late_phase.methods.swa import SWA, SWAConfig, SWAMethod
+from late_phase.methods.swa import SWA, SWAMethod
 from late_phase.support.errors import UserError
 from late_phase.support.memory import NUMBER, check_memory
 
@@ -32,7 +33,7 @@ PARTS = ("mean", "squares", "deviations", "statistics")
 
 
 @dataclass
-class SWAGConfig(SWAConfig):
+class SWAGConfig(AverageConfig):
     of_an_ensemble: ClassVar[bool] = False
 
     rank: int = MISSING

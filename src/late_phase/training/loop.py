@@ -57,7 +57,7 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
                 print(f"{directory} is finished already; nothing to do.")
         else:
             setup = build(config, world.device)
-            divide(setup.batches, config, world)
+            divide(setup.batches, setup.methods.values(), config, world)
             chosen = config.logger.name if world.first else "csv"
             own = options(config.logger) if world.first else {}
             with choices.build("logger", chosen, directory, identity(config), **own) as logger:
@@ -114,6 +114,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                         nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                     late.step()
                     state.sums.add(step.loss, step.logits, step.labels)
+                for method in methods:
+                    method.after_step(setup.trained, state.epoch)
                 progress.step(state)
                 if (step is None or step.last_of_pass) and world.stopped(interruption, late.entered):
                     state.seconds = time.monotonic() - clock

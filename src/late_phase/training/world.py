@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from late_phase.checks import MINIBATCHES
+from late_phase.checks import MEMBERS, MINIBATCHES
 from late_phase.config.training import TrainConfig
 from late_phase.data.batches import Batches
+from late_phase.methods.interface import Method
 from late_phase.support.devices import choose_device
 from late_phase.support.errors import UserError, first_line
 from late_phase.training.interruption import Interruption
@@ -111,7 +112,7 @@ def world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def divide(batches: Batches, config: TrainConfig, world: World) -> None:
+def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, world: World) -> None:
     """Gives each of several processes its portion of the minibatches, as ``late_phase.divide`` says.
 
     Raises:
@@ -133,10 +134,15 @@ def divide(batches: Batches, config: TrainConfig, world: World) -> None:
     for message, refused in refusals.items():
         if refused:
             raise UserError(message)
+    T0 = settings.reached(config.epochs)
+    if T0 is not None and settings.divide == MEMBERS and any(method.acts_on_steps for method in methods):
+        raise UserError(
+            f"averaging={config.averaging.name} needs all members after each step, which {processes} divide: choose "
+            "late_phase.divide=minibatches."
+        )
     smallest = batches.examples(len(batches) - 1)
     if smallest < world.size:
         raise UserError(f"batch_size={config.batch_size} leaves {smallest} examples for {processes}: choose another one.")
-    T0 = settings.reached(config.epochs)
 
     def portion(epoch: int, batch: int) -> slice | None:
         if epoch >= config.epochs:  # minibatches for running statistics, which every process estimates

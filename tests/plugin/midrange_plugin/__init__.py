@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ema_plugin.ema import EMA, EMAConfig
 from late_phase import suites
 from late_phase.architectures import ArchitectureConfig, ImageArchitectureConfig
 from late_phase.config.choices import register
 from late_phase.optimization.optimizers import OptimizerConfig
 from late_phase.support.lazy import Lazy
+from midrange_plugin.midrange import Midrange, MidrangeConfig
 
 
 @dataclass
@@ -20,8 +20,8 @@ class GRUConfig(ArchitectureConfig):
     width: int = 8
 
 
-register("averaging", "ema", EMAConfig, EMA)
-register("architecture", "two_layers", ImageArchitectureConfig, Lazy("ema_plugin.two_layers.build"))
-register("architecture", "gru", GRUConfig, Lazy("ema_plugin.gru.GRU"))
+register("averaging", "midrange", MidrangeConfig, Midrange)
+register("architecture", "two_layers", ImageArchitectureConfig, Lazy("midrange_plugin.two_layers.build"))
+register("architecture", "gru", GRUConfig, Lazy("midrange_plugin.gru.GRU"))
 register("optimizer", "radam", OptimizerConfig, Lazy("torch.optim.RAdam"))
-suites.register("confidence", Lazy("ema_plugin.confidence.confidence"), tasks=("images",))
+suites.register("confidence", Lazy("midrange_plugin.confidence.confidence"), tasks=("images",))
