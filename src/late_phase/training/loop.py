@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from late_phase import tasks
@@ -60,7 +59,7 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
 def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption) -> float:
     """Runs the training loop, and returns its duration in seconds, including the time before an interruption."""
     config, late, batches = setup.config, setup.trained.late, setup.batches
-    methods = setup.methods.values()
+    methods, objective = setup.methods.values(), setup.task.objective
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
     forward = torch.compile(late.model) if config.compute.compile else late.model
     state = resume(setup, files)
@@ -69,22 +68,22 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
-    with Progress(config, len(batches), state, setup.task.headline) as progress, interruption.deferred(), finite:
+    with Progress(config, len(batches), state, setup.task) as progress, interruption.deferred(), finite:
         while state.epoch < config.epochs:
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
-            for batch, (inputs, labels) in enumerate(batches.epoch(state.epoch, state.sums.batches), state.sums.batches):
+            for batch, (inputs, targets) in enumerate(batches.epoch(state.epoch, state.sums.batches), state.sums.batches):
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
                 with setup.trained.autocast():
-                    logits, labels = batches.predict(forward, inputs, labels)
-                    loss = F.cross_entropy(logits, labels)
+                    outputs, targets = batches.predict(forward, inputs, targets)
+                    loss = objective.loss(outputs, targets)
                 loss.backward()
                 if config.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                 late.step()
-                state.sums.add(loss, logits, labels)
+                state.sums.add(loss, objective.correct(outputs, targets), len(targets))
                 progress.step(state)
                 if interruption.requested:
                     state.seconds = time.monotonic() - clock
@@ -166,8 +165,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "epoch": epoch,
         "learning_rate": late.param_groups[0]["lr"],
         "members": late.K if late.spawned else 1,
-        "train_loss_nats": state.sums.loss / state.sums.examples,
-        "train_accuracy": state.sums.correct / state.sums.examples,
+        **setup.task.objective.in_training(*state.sums.means()),
     }
     for method in setup.methods.values():
         for prefix, model in method.measured(setup.trained, epoch).items():
