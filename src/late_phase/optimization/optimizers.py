@@ -67,6 +67,7 @@ class AdamConfig(OptimizerConfig):
 
 register("optimizer", "sgd", SGDConfig, partial(Lazy("torch.optim.SGD"), fused=True))
 register("optimizer", "adam", AdamConfig, partial(Lazy("torch.optim.Adam"), fused=True))
+register("optimizer", "adamw", AdamConfig, partial(Lazy("torch.optim.AdamW"), fused=True))
 
 
 def build(

@@ -179,6 +179,10 @@ class Task(ABC):
     def measured(self) -> list[str]:
         """Returns the names of what :meth:`measure` measures."""
 
+    def validated(self) -> str | None:
+        """Returns the name of the measurement by which an epoch can be chosen; lower is better. None without a validation part."""
+        return next((name for name in self.measured() if name.startswith("validation_")), None)
+
     @staticmethod
     @abstractmethod
     def headline(row: Mapping[str, Any]) -> str | None:
