@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from late_phase.training.interruption import Interruption
 from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
 from late_phase.training.state import EpochSums, NonFiniteLoss, State
+from late_phase.training.stopping import EarlyStopping
 
 
 def run(config: TrainConfig, directory: Path) -> dict[str, Any]:
@@ -62,14 +64,15 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     methods, objective = setup.methods.values(), setup.task.objective
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
     forward = torch.compile(late.model) if config.compute.compile else late.model
-    state = resume(setup, files)
+    stopping = EarlyStopping(config, setup.task.validated())
+    state = resume(setup, files, stopping)
     clock = time.monotonic() - state.seconds
     if state.history:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
     with Progress(config, len(batches), state, setup.task) as progress, interruption.deferred(), finite:
-        while state.epoch < config.epochs:
+        while state.epoch < config.epochs and not stopping.ends(state.epoch):
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
             for batch, (inputs, targets) in enumerate(batches.epoch(state.epoch, state.sums.batches), state.sums.batches):
@@ -87,19 +90,22 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 progress.step(state)
                 if interruption.requested:
                     state.seconds = time.monotonic() - clock
-                    save(setup, files, state)
+                    save(setup, files, state, stopping)
                     interruption.exit()
             state.sums.synchronize()
             for method in methods:
                 method.after_epoch(setup.trained, state.epoch)
             state.seconds = time.monotonic() - clock
             state.history.append(history_row(setup, state))
+            stopping.consider(state.history[-1], partial(weights_of, setup))
             state.epoch, state.sums = state.epoch + 1, EpochSums()
-            if state.epoch == config.epochs or due(state.epoch, config.runtime.checkpoint_every):
-                save(setup, files, state)
+            if state.epoch == config.epochs or stopping.ends(state.epoch) or due(state.epoch, config.runtime.checkpoint_every):
+                save(setup, files, state, stopping)
             files.write_history(state.history)
             logger.log(state.history[-1])
             progress.epoch(state)
+    if stopping.best is not None:
+        restore(setup, stopping.best["weights"])
     return state.seconds
 
 
@@ -119,40 +125,53 @@ def refusing_non_finite(state: State, steps: int, files: RunDirectory) -> Iterat
         ) from error
 
 
-def save(setup: Setup, files: RunDirectory, state: State) -> None:
+def weights_of(setup: Setup) -> dict[str, Any]:
+    """Returns the weights, the optimizer's state and the states of the methods, as references."""
     late = setup.trained.late
     of_methods = {name: method.state_dict() for name, method in setup.methods.items()}
+    own = {name: state for name, state in of_methods.items() if state is not None}
+    return {"model": late.model.state_dict(), "late": late.state_dict(), **own}
+
+
+def restore(setup: Setup, weights: dict[str, Any]) -> None:
+    """Restores what :func:`weights_of` returned."""
+    late = setup.trained.late
+    late.model.load_state_dict(weights["model"])
+    late.load_state_dict(weights["late"])
+    for name, method in setup.methods.items():
+        if weights.get(name) is not None:
+            method.load_state_dict(weights[name], setup.device)
+
+
+def save(setup: Setup, files: RunDirectory, state: State, stopping: EarlyStopping) -> None:
     files.save_checkpoint(
         {
-            "model": late.model.state_dict(),
-            "late": late.state_dict(),
+            **weights_of(setup),
             "batches": setup.batches.state_dict(),
+            "stopping": stopping.state_dict(),
             "random": random_state(setup.device),
             "epoch": state.epoch,
             "tally": state.sums.state_dict(),
             "history": state.history,
             "seconds": state.seconds,
-            **{name: own for name, own in of_methods.items() if own is not None},
         }
     )
 
 
-def resume(setup: Setup, files: RunDirectory) -> State:
-    """Restores model, optimizer and methods from the latest good checkpoint, and returns its state, or a new one without it.
+def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping) -> State:
+    """Restores all parts of the run from the latest good checkpoint, and returns its state, or a new one without it.
 
     Raises:
         UserError: the checkpoint lacks the state of a method, or belongs to another text.
     """
-    checkpoint, late = files.load_checkpoint(), setup.trained.late
+    checkpoint = files.load_checkpoint()
     if checkpoint is None:
         return State()
     setup.batches.load_state_dict(checkpoint["batches"])
-    late.model.load_state_dict(checkpoint["model"])
-    late.load_state_dict(checkpoint["late"])
+    stopping.load_state_dict(checkpoint.get("stopping"))  # the oldest checkpoints lack it
+    restore(setup, checkpoint)
     for name, method in setup.methods.items():
-        if checkpoint.get(name) is not None:
-            method.load_state_dict(checkpoint[name], setup.device)
-        elif method.state_dict() is not None:  # the method would silently start again
+        if checkpoint.get(name) is None and method.state_dict() is not None:  # the method would silently start again
             raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
     set_random_state(checkpoint["random"], setup.device)
     return State(checkpoint["epoch"], EpochSums(**checkpoint["tally"]), checkpoint["history"], checkpoint["seconds"])

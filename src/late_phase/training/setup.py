@@ -42,6 +42,10 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
         UserError: dataset, architecture, methods and batch size don't fit together, or the memory is too small.
     """
     task, chosen = tasks.build(config.dataset, device), methods.build(config)
+    if config.patience is not None and task.validated() is None:
+        raise UserError(
+            f"patience={config.patience} needs a validation part to choose an epoch by: set dataset.validation above 0."
+        )
     model = task.model(config.architecture, config.architecture.weights, copies(config))
     task.check(config, model)
     if device.type == "cpu":
