@@ -20,7 +20,7 @@ FORMATS = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
 def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]:
     """Draws a panel for each column: mean and sample standard deviation over seeds against ``table.figure``.
 
-    If a column's numbers are lines, each row is one line. Otherwise a line joins the rows with the same ``line``, each at its ``x``.
+    If a column's numbers are lines, each row is one line. Otherwise a line joins rows with the same ``line``, each at its ``x``.
 
     Returns:
         The figure's files, ``path`` with the endings ``.svg`` and ``.png``. Without any numbers it removes these files and
