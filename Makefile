@@ -50,8 +50,8 @@ figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full siz
 $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 
-tables: $(INSTALLED) ## Make all tables and figures except table7 and figure1; options: SCALE=digits LAUNCHER=joblib DRY=1
-	$(PY) scripts/table.py $(filter-out methods,$(TABLES)) $(TABLE_OPTIONS)
+tables: $(INSTALLED) ## Make all tables and figures of the paper except table7 and figure1; options: SCALE=digits LAUNCHER=joblib DRY=1
+	$(PY) scripts/table.py $(filter-out methods tabular,$(TABLES)) $(TABLE_OPTIONS)
 
 table7: $(INSTALLED) ## Make Table 7, the shapes of the hypernetworks
 	$(PY) scripts/table7.py

@@ -212,3 +212,30 @@ def test_misuse_is_one_sentence_with_the_cure():
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     refused(r"0\.weight and 1\.weight are one parameter: build", tied, 2)
+
+
+@pytest.mark.parametrize("build", [models.plain, models.Nested, sequences])
+def test_the_average_has_the_means_of_the_fast_weights_and_biases(build):
+    """Eq. 1, by hand: an ensemble of one member whose fast weights and biases are the means."""
+    torch.manual_seed(0)
+    ensemble = moved(BatchEnsemble(build().double().eval(), 3))
+    one = copy.deepcopy(ensemble)
+    with torch.no_grad():
+        for layer in (module for module in one.modules() if isinstance(module, EnsembleLayer)):
+            for name in ("r", "s", "bias"):
+                if (value := getattr(layer, name)) is not None:
+                    value.copy_(value.mean(0).expand_as(value))
+    average, x = ensemble.average(), torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    assert average.state_dict().keys() == build().state_dict().keys()
+    torch.testing.assert_close(average(x), one.plain(1)(x))
+    assert not torch.allclose(average(x), ensemble.plain(1)(x))
+
+
+def test_members_share_out_their_own_minibatches_in_training_only():
+    """Also where the members' shares differ by one."""
+    torch.manual_seed(0)
+    ensemble = moved(BatchEnsemble(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), 3, own_minibatches=True))
+    x = torch.randn(8, 4)
+    shares = [ensemble.plain(k)(part) for k, part in enumerate((x[:3], x[3:6], x[6:]))]
+    torch.testing.assert_close(ensemble(x), torch.cat(shares))
+    assert ensemble.eval()(x).shape == (24, 2)

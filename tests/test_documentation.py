@@ -35,6 +35,7 @@ SMALL = {
 """Script -> what keeps a command of it short."""
 
 ON_DIGITS = ["dataset=digits", "architecture=lenet", "+debug=smoke"]
+ON_TABLE = ["+debug=smoke_table"]
 ON_TEXT = ["+debug=smoke_text", "dataset.sequence_length=10"]
 
 DRY = re.compile(r"make (table\d+|tables)\b")
@@ -93,12 +94,14 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
             (tmp_path / "images" / split / name).mkdir(parents=True)
             for number in range(12):
                 Image.new("L", (32, 32), 20 * number).save(tmp_path / "images" / split / name / f"{number}.png")
+    (tmp_path / "table.csv").write_text("size,colour,price\n" + "".join(f"{n},{'rgb'[n % 3]},{n / 7}\n" for n in range(400)))
     (tmp_path / "text").write_bytes(b"All that is told here is told twice. " * 200)
     shutil.copytree(finished, tmp_path / "outputs")
     weights = tmp_path / "outputs" / "digits_lenet_lpbn" / "default" / "seed=0" / "model.safetensors"
     places = {
         "dataset.root=FOLDER": f"dataset.root={tmp_path / 'images'}",
         "dataset.path=FILE": f"dataset.path={tmp_path / 'text'}",
+        "dataset.path=TABLE.csv": f"dataset.path={tmp_path / 'table.csv'}",
     }
     places |= {"architecture.weights=FILE": f"architecture.weights={weights}", "to=FOLDER": "to=results", "FOLDER": "folder"}
     arguments = [places.get(argument, argument) for argument in arguments]
@@ -106,9 +109,10 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
     arguments = [re.sub(r"^late_phase\.T0=.*", "late_phase.T0=0,1", argument) for argument in arguments]  # of two epochs
     if script == "train.py" and not {"--help", "--cfg"} & set(arguments):
         of_text = any("lstm" in argument for argument in arguments)
+        of_table = "architecture=mlp" in arguments
         own = any(argument.startswith("dataset=") for argument in arguments)
         debug = any(argument.startswith("+debug=") for argument in arguments)
-        small = ON_TEXT if of_text else ON_DIGITS
+        small = ON_TABLE if of_table else ON_TEXT if of_text else ON_DIGITS
         arguments += [
             word for word in small if not (word.startswith("+debug") and debug) and not (word.startswith("dataset=") and own)
         ]

@@ -129,6 +129,7 @@ def test_hydras_mode_makes_a_sweep_as_well():
 
 def test_the_paths_are_those_that_the_schemas_mark():
     dataset = {"dataset.root", "dataset.path", "dataset.cache", "architecture.weights"}
+    dataset |= {"dataset.validation_path", "dataset.test_path"}
     assert path_keys(TrainConfig) == dataset
     assert path_keys(EvaluateConfig) == dataset | {"run", "to", "root"}
     assert path_keys(NqpConfig) == {"output", "figure1.folder"}

@@ -17,7 +17,7 @@ from late_phase.data.prepare import PREPARED, prepare
 
 
 def test_every_dataset_has_a_name_and_a_config():
-    assert set(PREPARED) == (set(CHOICES["dataset"]) | set(CORRUPTED)) - {"image_folder", "text_file"}
+    assert set(PREPARED) == (set(CHOICES["dataset"]) | set(CORRUPTED)) - set(NAMELESS)
     assert set(CHOICES["dataset"]) == {path.stem for path in (ROOT / "configs" / "dataset").glob("*.yaml")}
 
 

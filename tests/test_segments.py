@@ -67,25 +67,25 @@ def test_a_segment_begins_with_the_state_in_which_the_one_before_it_ended():
     segments, model = Segments(letters(100), VOCABULARY, 3, 10, True, CPU), Counter()
     for epoch in range(2):
         for inputs, labels in segments.epoch(epoch):
-            assert segments.logits(model, inputs).shape == (len(labels), 26)
+            assert segments.outputs(model, inputs).shape == (len(labels), 26)
     assert model.given == 2 * [None, 10.0, 20.0, 30.0]
 
 
 def test_without_carried_state_each_segment_begins_with_zeros():
     segments, model = Segments(letters(100), VOCABULARY, 3, 10, False, CPU), Counter()
     for inputs, _ in segments.epoch(0):
-        segments.logits(model, inputs)
+        segments.outputs(model, inputs)
     assert model.given == [None] * 4
 
 
 def test_the_state_survives_an_interruption():
     first, model = Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abc"), Counter()
     for inputs, _ in list(first.epoch(0))[:2]:
-        first.logits(model, inputs)
+        first.outputs(model, inputs)
     second = Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abc")
     second.load_state_dict(first.state_dict())
     for inputs, _ in second.epoch(0, 2):
-        second.logits(model, inputs)
+        second.outputs(model, inputs)
     assert model.given == [None, 10.0, 20.0, 30.0]
     with pytest.raises(UserError, match=r"^the text has changed since the checkpoint was written: .*\.$"):
         Segments(letters(100), VOCABULARY, 3, 10, True, CPU, "abd").load_state_dict(first.state_dict())
@@ -112,7 +112,7 @@ class GRU(nn.Module):
 def test_a_state_of_another_form_is_refused():
     segments = Segments(letters(100), VOCABULARY, 3, 10, True, CPU)
     with pytest.raises(TypeError, match=r"^a model's state must be a tuple of tensors \[layers, streams=3, \.\.\.\]: return one"):
-        segments.logits(GRU(), next(segments.epoch(0))[0])
+        segments.outputs(GRU(), next(segments.epoch(0))[0])
     with pytest.raises(TypeError, match="a tuple of tensors"):
         bits_per_character(Single(GRU()), letters(100), VOCABULARY, CPU)
 
@@ -156,7 +156,7 @@ def test_a_member_takes_up_the_state_where_the_member_before_it_left_off():
     def train(epoch: int) -> None:
         literal.model.state = None
         for inputs, labels in segments.epoch(epoch):
-            F.cross_entropy(segments.logits(model, inputs), labels).backward()
+            F.cross_entropy(segments.outputs(model, inputs), labels).backward()
             late.step()
             literal.inner_step(inputs, labels)
 
@@ -224,7 +224,7 @@ def use(path):
     segments, model = Segments(text.train, vocabulary, 128, 4096, True, torch.device("cpu")), Uniform()
     most = 0
     for inputs, labels in segments.epoch(0):
-        segments.logits(model, inputs)
+        segments.outputs(model, inputs)
         most = max(most, anonymous())
     segments.state_dict(), text.sha256
     bits = bits_per_character(lambda: iter([model]), text.test, vocabulary, torch.device("cpu"))

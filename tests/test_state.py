@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from late_phase.tasks.objective import Classification
 from late_phase.training.state import SYNCHRONIZE_EVERY, EpochSums, NonFiniteLoss
 
 
@@ -15,7 +16,7 @@ def fill(sums: EpochSums, losses: list[float], first: int = 0) -> int | None:
     """Adds minibatches of two examples with these losses; returns the index at which it was refused."""
     for i, loss in enumerate(losses, first):
         try:
-            sums.add(torch.tensor(loss), torch.eye(2), torch.tensor([0, 0]))
+            sums.add(torch.tensor(loss), torch.tensor(1), 2)
         except NonFiniteLoss:
             return i
     return None
@@ -24,12 +25,12 @@ def fill(sums: EpochSums, losses: list[float], first: int = 0) -> int | None:
 @pytest.mark.parametrize("batches", [1, SYNCHRONIZE_EVERY - 1, SYNCHRONIZE_EVERY, 2 * SYNCHRONIZE_EVERY + 3])
 def test_loss_and_accuracy_are_those_over_all_examples(batches):
     random = torch.Generator().manual_seed(0)
-    sums, all_logits, all_labels = EpochSums(), [], []
+    sums, objective, all_logits, all_labels = EpochSums(), Classification(), [], []
     for i in range(batches):
         n = 1 + i % 7
         logits = torch.randn(n, 4, generator=random, requires_grad=True)
         labels = torch.randint(4, (n,), generator=random)
-        sums.add(F.cross_entropy(logits, labels), logits, labels)
+        sums.add(objective.loss(logits, labels), objective.correct(logits, labels), n)
         all_logits.append(logits)
         all_labels.append(labels)
     logits, labels = torch.cat(all_logits).double(), torch.cat(all_labels)
@@ -38,6 +39,7 @@ def test_loss_and_accuracy_are_those_over_all_examples(batches):
     assert (sums.batches, sums.examples) == (batches, len(labels))
     assert sums.loss == pytest.approx(F.cross_entropy(logits, labels, reduction="sum").item(), rel=1e-6)
     assert sums.correct == (logits.argmax(1) == labels).sum().item()
+    assert sums.means() == (sums.loss / len(labels), sums.correct / len(labels))
 
 
 def test_the_state_goes_on_from_the_middle():
@@ -66,7 +68,7 @@ def test_the_first_loss_that_is_not_finite_is_named(value, batch):
     noticed = None
     try:
         for i in range(SYNCHRONIZE_EVERY):
-            sums.add(torch.tensor(value if i == 0 else math.nan), torch.eye(2), torch.tensor([0, 0]))
+            sums.add(torch.tensor(value if i == 0 else math.nan), torch.tensor(1), 2)
     except NonFiniteLoss as error:
         noticed = error
     assert noticed is not None
@@ -97,14 +99,16 @@ def test_counting_goes_on_after_resuming():
 def test_no_graph_is_kept():
     weight = torch.ones(3, requires_grad=True)
     sums = EpochSums()
-    sums.add((weight**2).sum(), weight.expand(2, 3), torch.tensor([0, 1]))
+    outputs, labels = weight.expand(2, 3), torch.tensor([0, 1])
+    sums.add((weight**2).sum(), Classification().correct(outputs, labels), 2)
     assert not any(tensor.requires_grad for entry in sums._pending for tensor in entry[1:])
 
 
 def test_half_precision_is_summed_in_full():
     sums = EpochSums()
     for _ in range(100):
-        sums.add(torch.tensor(0.1, dtype=torch.bfloat16), torch.eye(2).bfloat16(), torch.tensor([0, 1]))
+        correct = Classification().correct(torch.eye(2).bfloat16(), torch.tensor([0, 1]))
+        sums.add(torch.tensor(0.1, dtype=torch.bfloat16), correct, 2)
     sums.synchronize()
     assert sums.loss == pytest.approx(200 * torch.tensor(0.1, dtype=torch.bfloat16).item(), rel=1e-12)
     assert sums.correct == 200

@@ -70,12 +70,35 @@ class LSTMConfig(ArchitectureConfig):
     embedding: int | None = None
 
 
+@dataclass
+class TableArchitectureConfig(ArchitectureConfig):
+    task: ClassVar[str] = "tables"
+
+    mc_samples: int = 10
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("architecture.mc_samples", self.mc_samples, 1)
+
+
+@dataclass
+class MLPConfig(TableArchitectureConfig):
+    depth: int = MISSING
+    width: int = MISSING
+    dropout: float = 0.0
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("architecture.depth", self.depth, 1)
+        at_least("architecture.width", self.width, 1)
+
+
 register("architecture", "lenet", LeNetConfig, Lazy("late_phase.architectures.lenet.LeNet"))
 register("architecture", "wrn", WideResNetConfig, Lazy("late_phase.architectures.wide_resnet.WideResNet"))
 register("architecture", "pyramidnet", PyramidNetConfig, Lazy("late_phase.architectures.pyramidnet.PyramidNet"))
 for _name in ("resnet50", "resnet152", "densenet161"):
     register("architecture", _name, ImageArchitectureConfig, Lazy("late_phase.architectures.imagenet.build", _name))
 register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
+register("architecture", "mlp", MLPConfig, Lazy("late_phase.architectures.mlp.MLP"))
 
 SHALLOW = 120
 """Very deep networks are counted at a depth between this and twice this, which is fast. It is a multiple of 6, as depths are
@@ -86,7 +109,7 @@ def build(name: str, *sizes: int, weights: str | None = None, whole: bool = Fals
     """Returns the architecture ``name`` with new weights from torch's global generator, or with ``weights``.
 
     Args:
-        sizes: numbers of channels and classes for images, number of symbols for a text.
+        sizes: numbers of channels and classes for images, number of symbols for a text, numbers of inputs and outputs for a table.
         weights: weights that replace the new ones, see ``pretrained.load``.
         whole: whether the last layer must fit as well, see ``pretrained.load``.
     """

@@ -34,7 +34,7 @@ def rank1_over_lstm(sizes: Sizes, device: torch.device) -> dict[str, Any]:
                 optimizer = LatePhase(model, optimizer, rank1(), K, sigma0=0.35)
             segments = Segments(content, vocabulary, sizes.batch, sizes.length, True, device)
             minibatches = list(segments.epoch(0))
-            forward = partial(segments.logits, model)
+            forward = partial(segments.outputs, model)
             train(forward, optimizer, minibatches[:1])  # gives Adam its moments
             if K is not None:
                 optimizer.spawn()

@@ -24,6 +24,7 @@ from late_phase.data.images import Images, Normalization
 from late_phase.optimization import optimizers
 from late_phase.support.devices import cores
 from late_phase.support.timing import EPOCH, Block, measure, peak_bytes, timed
+from late_phase.tasks.objective import Classification
 from late_phase.training.state import EpochSums
 
 CPU = torch.device("cpu")
@@ -274,8 +275,8 @@ def epoch_over_plain(name: str, bar: float, sizes: Sizes, device: torch.device) 
     model, late = build_as_here(name, sizes, device, sizes.K)
 
     def train_as_here() -> None:
-        sums = EpochSums()
-        train(model, late, itertools.islice(batches.epoch(0), count), sums.add)
+        sums, correct, minibatches = EpochSums(), Classification().correct, itertools.islice(batches.epoch(0), count)
+        train(model, late, minibatches, lambda loss, logits, labels: sums.add(loss, correct(logits, labels), len(labels)))
         sums.synchronize()
 
     def ours() -> float:

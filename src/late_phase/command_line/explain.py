@@ -44,7 +44,7 @@ def explain(error: BaseException) -> str:
             return f"{choice[1]}={choice[2]} has no config: give the folder of {choice[1]}/{choice[2]}.yaml with --config-dir."
         available = re.search(r"Available options in '\S+':\s*((?:\n\t\S+)+)", text)
         names = available[1].split() if available else []
-        if len(names) > 16:
+        if len(names) > 24:
             names = difflib.get_close_matches(choice[2], names, 5, cutoff=0)
             return f"{choice[1]}={choice[2]} is unknown: did you mean {', '.join(names)} or another of configs/{choice[1]}/?"
         return f"{choice[1]}={choice[2]} is unknown" + (f": choose one of {', '.join(names)}." if names else ".")

@@ -37,6 +37,7 @@ class Planner:
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
         of_images: more overrides, for tables of images only.
+        of_file: more overrides, for tables that need a file of the user's.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
@@ -45,6 +46,7 @@ class Planner:
     scale: str = ""
     extra: Sequence[str] = ()
     of_images: Sequence[str] = ()
+    of_file: Sequence[str] = ()
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
     _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
@@ -54,11 +56,12 @@ class Planner:
         """Returns the overrides that all runs of a table share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
         of_images = [] if table.scales else self.of_images  # only tables of texts have their own scales
-        return [*map(as_in_sweeps, [*scale, *of_images, *self.extra])]
+        return [*map(as_in_sweeps, [*scale, *(self.of_file if table.file else of_images), *self.extra])]
 
     def changes(self, table: Table) -> list[str]:
-        """Returns the shared overrides that change what the runs compute."""
-        return [override for override in self.overrides(table) if variant([override]) != variant([])]
+        """Returns the shared overrides that change what the runs compute. The place of the file that a table needs doesn't."""
+        place = [*map(as_in_sweeps, self.of_file if table.file else ())]
+        return [own for own in self.overrides(table) if variant([own]) != variant([]) and own not in place]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:
         """Returns the plans of tables. Rows with the same config share the runs of the row that has the most seeds.

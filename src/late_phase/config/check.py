@@ -21,6 +21,12 @@ def check(config: TrainConfig) -> TrainConfig:
             raise UserError(f"{group}.name can't be set by itself: choose the whole group with {group}={chosen.name}.")
     at_least("epochs", config.epochs, 1)
     at_least("batch_size", config.batch_size, 1)
+    at_least("patience", config.patience, 1)
+    if config.patience is not None and config.runtime.evaluate_every != 1:
+        raise UserError(
+            f"runtime.evaluate_every={config.runtime.evaluate_every} doesn't measure each epoch, which patience={config.patience} "
+            "needs: set it to 1."
+        )
     seed("seed", config.seed)
     one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
     if config.max_grad_norm is not None and not 0 < config.max_grad_norm < float("inf"):

@@ -90,6 +90,7 @@ class TrainConfig:
     batch_size: int = MISSING
     max_grad_norm: float | None = None
     pace: float = 1.0
+    patience: int | None = in_epochs(None)
     dataset: Chosen = MISSING
     architecture: Chosen = MISSING
     ensemble: Chosen = MISSING

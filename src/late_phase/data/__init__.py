@@ -1,4 +1,4 @@
-"""Datasets by name: images, corrupted images and texts. Each has its own keys in the config group ``dataset``."""
+"""Datasets by name: images, corrupted images, texts and tables. Each has its own keys in the config group ``dataset``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING
 
 from late_phase.config.choices import CHOICES, build, register
-from late_phase.config.refusals import at_least, seed
+from late_phase.config.refusals import above_0, at_least, one_of, seed
 from late_phase.config.training import Chosen, path
 from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
     from late_phase.data.corrupted import Corrupted
     from late_phase.data.images import Dataset
+    from late_phase.data.tables import Table
     from late_phase.data.text import Text
+
+OBJECTIVES = ("auto", "regression", "classification")
+"""What a table's target can be."""
 
 
 @dataclass
@@ -109,6 +113,65 @@ class TextFileConfig(TextConfig):
     path: str = path()
 
 
+@dataclass
+class TableConfig(DatasetConfig):
+    task: ClassVar[str] = "tables"
+
+    validation: float = MISSING
+    test: float = MISSING
+    split_seed: int = 0
+    scaling: str = MISSING
+    unseen: str = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("dataset.validation", self.validation, 0)
+        above_0("dataset.test", self.test)
+        if self.validation + self.test >= 1:
+            raise UserError(
+                f"dataset.validation={self.validation} and dataset.test={self.test} leave no rows to train on: choose shares whose "
+                "sum is below 1."
+            )
+        seed("dataset.split_seed", self.split_seed)
+        one_of("dataset.scaling", self.scaling, ("quantile", "standard"))
+        one_of("dataset.unseen", self.unseen, ("refuse", "zeros"))
+
+
+@dataclass
+class TableFileConfig(TableConfig):
+    validation_path: str | None = path(None)
+    test_path: str | None = path(None)
+    path: str = path()  # after the others, which call path()
+    target: str = MISSING
+    objective: str = "auto"
+    categorical: list[str] = MISSING
+    ignore: list[str] = MISSING
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        one_of("dataset.objective", self.objective, OBJECTIVES)
+        for key in ("categorical", "ignore"):
+            if self.target in getattr(self, key):
+                raise UserError(f"dataset.{key} names the target {self.target}: leave it out there.")
+
+
+@dataclass
+class DownloadedTableConfig(TableConfig):
+    root: str = path()
+
+
+@dataclass
+class OpenMLConfig(DownloadedTableConfig):
+    data_id: int = MISSING
+    target: str | None = None
+    objective: str = "auto"
+
+    def check(self, config: TrainConfig) -> None:
+        super().check(config)
+        at_least("dataset.data_id", self.data_id, 1)
+        one_of("dataset.objective", self.objective, OBJECTIVES)
+
+
 register("dataset", "digits", ImagesConfig, Lazy("late_phase.data.digits.load"))
 register("dataset", "cifar10", DownloadedConfig, Lazy("late_phase.data.cifar.load", "cifar10"))
 register("dataset", "cifar100", DownloadedConfig, Lazy("late_phase.data.cifar.load", "cifar100"))
@@ -125,9 +188,14 @@ register("dataset", "noise", ImagesConfig, Lazy("late_phase.data.ood_images.nois
 register("dataset", "enwik8", DownloadedTextConfig, Lazy("late_phase.data.text.load_enwik8"))
 register("dataset", "pydocs", TextConfig, Lazy("late_phase.data.text.load_pydocs"))
 register("dataset", "text_file", TextFileConfig, Lazy("late_phase.data.text.load_file"))
+register("dataset", "breast_cancer", TableConfig, Lazy("late_phase.data.tables.load_embedded", "breast_cancer"))
+register("dataset", "diabetes", TableConfig, Lazy("late_phase.data.tables.load_embedded", "diabetes"))
+register("dataset", "california_housing", DownloadedTableConfig, Lazy("late_phase.data.tables.load_california_housing"))
+register("dataset", "openml", OpenMLConfig, Lazy("late_phase.data.tables.load_openml"))
+register("dataset", "table_file", TableFileConfig, Lazy("late_phase.data.tables.load_file"))
 
-NAMELESS = ("image_folder", "text_file")
-"""Datasets that are read from the user's own path: the name alone doesn't say which data they hold."""
+NAMELESS = ("image_folder", "text_file", "table_file", "openml")
+"""Datasets that need more than their name, such as the user's own path: the name alone doesn't say which data they hold."""
 
 CORRUPTED = {
     "cifar10_c": Lazy("late_phase.data.corrupted.load_cifar_c", "cifar10_c"),
@@ -151,7 +219,7 @@ def names(task: str) -> list[str]:
     return [name for name, choice in CHOICES["dataset"].items() if choice.config.task == task]
 
 
-def load(name: str, **options: Any) -> Dataset | Text:
+def load(name: str, **options: Any) -> Dataset | Text | Table:
     """Loads the whole dataset ``name``; ``options`` are arguments of its loader, such as ``root``."""
     return build("dataset", name, **options)
 

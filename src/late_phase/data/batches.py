@@ -48,7 +48,7 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
-        """Yields the inputs and labels of an epoch, from minibatch ``start`` on.
+        """Yields the inputs and targets of an epoch, from minibatch ``start`` on. In a classification targets are labels.
 
         Each is this process's portion of a minibatch, or None if it wants none of it.
         """
@@ -57,17 +57,17 @@ class Batches(ABC):
         """Returns the number of examples in minibatch ``batch``, all portions together, if it is divisible."""
         raise NotImplementedError
 
-    def logits(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
-        """Returns the model's logits for the inputs of a minibatch: ``[examples, classes]``."""
+    def outputs(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
+        """Returns the model's outputs for a minibatch: ``[examples, ...]``. In a classification they are logits."""
         return model(inputs)
 
-    def predict(self, model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the model's logits for a minibatch, and the label of each row.
+    def predict(self, model: Callable[..., Any], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the model's outputs for a minibatch, and the target of each row.
 
-        A model that is an ensemble by itself returns the logits of all its members, so the labels are repeated.
+        A model that is an ensemble by itself returns the outputs of all its members, so the targets are repeated.
         """
-        logits = self.logits(model, inputs)
-        return logits, labels.repeat(len(logits) // len(labels))
+        outputs = self.outputs(model, inputs)
+        return outputs, targets.repeat(len(outputs) // len(targets))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what resuming within an epoch needs besides the numbers of the epoch and the minibatch."""

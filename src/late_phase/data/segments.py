@@ -86,7 +86,7 @@ class Segments(Batches):
             inputs, targets = (self.vocabulary.encode(part[which]).to(self.device) for part in (self._inputs, self._targets))
             yield inputs, targets.flatten()
 
-    def logits(self, model: RecurrentModel, inputs: Tensor) -> Tensor:
+    def outputs(self, model: RecurrentModel, inputs: Tensor) -> Tensor:
         """Returns ``[positions * streams, symbols]``, continuing from the kept state.
 
         With ``carry_state``, the state after the segment is kept for the next one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,9 @@ from late_phase.checks import number_of_members
 from late_phase.layers.fold import refuse_shared
 from late_phase.selection import Rule, Selection
 
-INITS = ("normal", "sign")
-"""Fast weights start from a normal distribution with mean 1 and standard deviation 0.5, or from random signs."""
+INITS = ("normal", "sign", "first")
+"""Fast weights start from a normal distribution with mean 1 and standard deviation 0.5, or from random signs, or, as in TabM
+(Gorishniy et al., 2024), from 1 except for the r of the first layer, which start from random signs."""
 
 
 class EnsembleLayer(nn.Module):
@@ -25,30 +26,33 @@ class EnsembleLayer(nn.Module):
     Args:
         layer: the plain layer, which is kept for its W. Its bias is removed; every member's bias starts from it.
         K: number of members.
-        init: one of ``INITS``.
+        init: ``normal``, ``sign`` or ``ones``; a pair if r and s start differently.
         generator: source of r ``[K, in]`` and s ``[K, out]``, on any device; the global CPU generator by default.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, K: int, init: str, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, layer: nn.Linear | nn.Conv2d, K: int, init: str | tuple[str, str], generator: torch.Generator | None
+    ) -> None:
         super().__init__()
 
-        def fast_weights(size: int) -> nn.Parameter:
-            values = torch.empty(K, size, device=generator.device if generator else "cpu")
+        def fast_weights(size: int, init: str) -> nn.Parameter:
+            values = torch.ones(K, size, device=generator.device if generator else "cpu")
             if init == "normal":
                 values.normal_(1, 0.5, generator=generator)
-            else:
+            elif init == "sign":
                 values.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
             return nn.Parameter(values.to(layer.weight))
 
-        self.r = fast_weights(layer.weight.shape[1])
-        self.s = fast_weights(layer.weight.shape[0])
+        of_r, of_s = (init, init) if isinstance(init, str) else init
+        self.r = fast_weights(layer.weight.shape[1], of_r)
+        self.s = fast_weights(layer.weight.shape[0], of_s)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().repeat(K, 1))
         self.shared = layer
         layer.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         # Scaling the weights rather than the larger inputs and outputs is more than twice as fast on a CPU.
-        parts = [self._layer(part, *self._member(k)) for k, part in enumerate(x.chunk(len(self.r)))]
+        parts = [self._layer(part, *self._member(k)) for k, part in enumerate(x.tensor_split(len(self.r)))]
         return torch.cat(parts)
 
     def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,17 +62,25 @@ class EnsembleLayer(nn.Module):
 
     def _member(self, k: int) -> tuple[Tensor, Tensor | None]:
         """Returns the weight and bias of member k."""
-        matrix = torch.outer(self.s[k], self.r[k])
-        weight = self.shared.weight * matrix.reshape(matrix.shape + (1,) * (self.shared.weight.dim() - 2))
-        return weight, None if self.bias is None else self.bias[k]
+        return self._weight(self.r[k], self.s[k]), None if self.bias is None else self.bias[k]
 
-    @torch.no_grad()
+    def _weight(self, r: Tensor, s: Tensor) -> Tensor:
+        matrix = torch.outer(s, r)
+        return self.shared.weight * matrix.reshape(matrix.shape + (1,) * (self.shared.weight.dim() - 2))
+
     def plain(self, k: int) -> nn.Linear | nn.Conv2d:
         """Returns member k's layer as a plain one."""
+        return self._plain(*self._member(k))
+
+    def average(self) -> nn.Linear | nn.Conv2d:
+        """Returns the plain layer with the means over members of r, s and the bias."""
+        return self._plain(self._weight(self.r.mean(0), self.s.mean(0)), None if self.bias is None else self.bias.mean(0))
+
+    @torch.no_grad()
+    def _plain(self, weight: Tensor, bias: Tensor | None) -> nn.Linear | nn.Conv2d:
         layer = copy.deepcopy(self.shared)
-        weight, bias = self._member(k)
         layer.weight.copy_(weight)
-        layer.bias = None if bias is None else nn.Parameter(bias.clone())
+        layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         return layer
 
 
@@ -85,10 +97,14 @@ class BatchEnsemble(nn.Module):
     Each ``nn.Linear`` and ``nn.Conv2d`` is replaced, in place, by an :class:`EnsembleLayer`. The minibatch is repeated K times. All
     other layers, such as BatchNorm and dropout, see the K copies together.
 
+    With ``own_minibatches`` the members share out the examples of a minibatch in training mode, as evenly as possible and in their
+    order: the logits are ``[examples, classes]``, and each member learns from its own K-th of the examples.
+
     Args:
         model: any module whose first dimension is the examples.
         K: number of members.
-        init: start of the fast weights r and s: ``normal`` (mean 1, standard deviation 0.5) or ``sign`` (±1).
+        init: start of the fast weights r and s, one of ``INITS``.
+        own_minibatches: whether the members share out the minibatches in training.
         generator: source of r and s, on any device; the global CPU generator by default.
 
     Raises:
@@ -97,7 +113,14 @@ class BatchEnsemble(nn.Module):
             layer that is in a BatchEnsemble already.
     """
 
-    def __init__(self, model: nn.Module, K: int, init: str = "normal", generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        K: int,
+        init: str = "normal",
+        generator: torch.Generator | None = None,
+        own_minibatches: bool = False,
+    ) -> None:
         super().__init__()
         K = number_of_members(K)
         if init not in INITS:
@@ -117,14 +140,16 @@ class BatchEnsemble(nn.Module):
         refuse_shared(model, [(layer, "weight") for layer in layers])
         self.K = K
         self.model = model
-        replacements = {layer: EnsembleLayer(layer, K, init, generator) for layer in layers}
+        self.own_minibatches = own_minibatches
+        inits = [init] * len(layers) if init != "first" else [("sign", "ones"), *["ones"] * (len(layers) - 1)]
+        replacements = {layer: EnsembleLayer(layer, K, own, generator) for layer, own in zip(layers, inits, strict=True)}
         for parent in list(self.modules()):
             for name, child in parent._modules.items():  # named_children() would give only one name of each child
                 if child in replacements:
                     setattr(parent, name, replacements[child])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(torch.cat([x] * self.K))
+        return self.model(x if self.own_minibatches and self.training else torch.cat([x] * self.K))
 
     def plain(self, k: int) -> nn.Module:
         """Returns member k: a plain copy of the model, with W ∘ (s_k r_kᵀ) and b_k.
@@ -134,8 +159,15 @@ class BatchEnsemble(nn.Module):
         """
         if not 0 <= k < self.K:
             raise IndexError(f"plain({k}) does not exist: there are K={self.K} members, counted from 0.")
-        plain = {id(layer): layer.plain(k) for layer in self.modules() if isinstance(layer, EnsembleLayer)}
-        return copy.deepcopy(self.model, plain)
+        return self._with(lambda layer: layer.plain(k))
+
+    def average(self) -> nn.Module:
+        """Returns the average of the members (Eq. 1): a plain copy of the model with the means of r_k, s_k and b_k."""
+        return self._with(EnsembleLayer.average)
+
+    def _with(self, plain: Callable[[EnsembleLayer], nn.Module]) -> nn.Module:
+        """Returns a copy of the model with plain layers."""
+        return copy.deepcopy(self.model, {id(layer): plain(layer) for layer in self.modules() if isinstance(layer, EnsembleLayer)})
 
     def plain_models(self) -> Iterator[nn.Module]:
         """Yields the members one after another, as plain models in eval mode."""

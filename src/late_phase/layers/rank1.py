@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached, register_parametrization
+from torch.nn.utils.parametrize import cached, is_parametrized, register_parametrization
 
 from late_phase.layers.fold import refuse_shared
-from late_phase.selection import Selection, by_type
+from late_phase.selection import Rule, Selection, by_type
 
 
 class Rank1(nn.Module):
@@ -77,6 +77,19 @@ def rank1() -> Selection:
     """Selects u and v of all rank-1 matrices (Section 2.2, late-phase rank-1 matrix weights)."""
     (rule,) = by_type(Rank1).rules
     return Selection(rule._replace(spelling="rank1()"))
+
+
+def adapters() -> Selection:
+    """Selects u and v of all rank-1 matrices, and the biases of their layers: the adapters of TabM (Gorishniy et al., 2024)."""
+
+    def pick(model: nn.Module) -> list[str]:
+        layers = [(prefix, layer) for prefix, layer in model.named_modules() if is_parametrized(layer)]
+        biases = [
+            f"{prefix}.{name}".lstrip(".") for prefix, layer in layers for name in layer._parameters if name.startswith("bias")
+        ]
+        return [*rank1().names(model), *biases]
+
+    return Selection(Rule("adapters()", pick))
 
 
 def _weights(layer: nn.Module) -> Iterator[str]:

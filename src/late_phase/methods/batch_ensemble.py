@@ -18,6 +18,8 @@ from late_phase.support.memory import NUMBER, check_memory
 if TYPE_CHECKING:
     from torch import nn
 
+    from late_phase.evaluation.predictors import Predictor
+    from late_phase.methods.exported import Weights
     from late_phase.selection import Selection
 
 
@@ -26,10 +28,17 @@ class BatchEnsembleConfig(Chosen):
     K: int = MISSING
     init: str = MISSING
     lr_factor: float = MISSING
+    minibatches: str = "shared"
+    average: bool = False
 
     def check(self, config: TrainConfig) -> None:
         at_least("ensemble.K", self.K, 1)
-        one_of("ensemble.init", self.init, ("normal", "sign"))
+        one_of("ensemble.init", self.init, ("normal", "sign", "first"))
+        one_of("ensemble.minibatches", self.minibatches, ("shared", "own"))
+        if self.minibatches == "own" and config.batch_size < self.K:
+            raise UserError(
+                f"ensemble.K={self.K} members can't share out batch_size={config.batch_size}: choose a larger batch_size."
+            )
         above_0("ensemble.lr_factor", self.lr_factor)
         if config.late_phase.has_weights or not config.averaging.of_an_ensemble:
             averagings = " or ".join(name for name, choice in CHOICES["averaging"].items() if choice.config.of_an_ensemble)
@@ -40,10 +49,14 @@ class BatchEnsembleConfig(Chosen):
 
 
 class BatchEnsembleMethod(Method):
-    """BatchEnsemble. Its predictor is ``ensemble``, the K members as plain models."""
+    """BatchEnsemble. Its predictor is ``ensemble``, the K members as plain models.
+
+    With ``ensemble.average`` it also has ``single``, the average of the members (Eq. 1).
+    """
 
     def multiples(self) -> dict[str, int]:
-        return {"ensemble.K": self.config.ensemble.K}
+        settings = self.config.ensemble
+        return {"ensemble.K": settings.K if settings.minibatches == "shared" else 1}
 
     def wrap(self, model: nn.Module) -> nn.Module:
         from late_phase.layers.batch_ensemble import BatchEnsemble
@@ -51,13 +64,19 @@ class BatchEnsembleMethod(Method):
 
         settings = self.config.ensemble
         check_fast_weights(self.config, model)
-        return BatchEnsemble(model, settings.K, settings.init, generator(self.config.seed, "ensemble"))
+        source = generator(self.config.seed, "ensemble")
+        return BatchEnsemble(model, settings.K, settings.init, source, own_minibatches=settings.minibatches == "own")
 
     def parameter_options(self) -> list[tuple[Selection, dict[str, float]]]:
         from late_phase.layers.batch_ensemble import fast_weights
 
         lr = self.config.optimizer.lr * self.config.ensemble.lr_factor
         return [(fast_weights(), {"lr": lr, "weight_decay": 0.0})]
+
+    def predictors_with(self, weights: Weights) -> dict[str, Predictor]:
+        from late_phase.evaluation.predictors import Single
+
+        return {"single": Single(weights.model.average())} if self.config.ensemble.average else {}
 
 
 def check_fast_weights(config: TrainConfig, model: nn.Module) -> None:

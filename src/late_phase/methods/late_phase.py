@@ -200,3 +200,4 @@ register_weights(
     optimizer_options={"weight_decay": 0.0},
 )
 register_weights("rank1", Rank1Config, "late_phase.layers.rank1.rank1", prepare="late_phase.layers.rank1.parametrize_rank1")
+register_weights("adapters", Rank1Config, "late_phase.layers.rank1.adapters", prepare="late_phase.layers.rank1.parametrize_rank1")

@@ -25,6 +25,7 @@ class Quantity:
 
 QUANTITIES = {
     "accuracy": Quantity("test_accuracy", "test accuracy of the single model (%)", 100, True),
+    "rmse": Quantity("test_rmse", "test RMSE of the single model, in the target's unit", 1, False),
     "bpc": Quantity("test_bpc", "test bits per character of the single model", 1, False),
 }
 

@@ -20,7 +20,7 @@ FORMATS = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
 def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]:
     """Draws a panel for each column: mean and sample standard deviation over seeds against ``table.figure``.
 
-    If a column's numbers are lines, each row is one line. Otherwise one line joins all rows, each at its ``x``.
+    If a column's numbers are lines, each row is one line. Otherwise a line joins rows with the same ``line``, each at its ``x``.
 
     Returns:
         The figure's files, ``path`` with the endings ``.svg`` and ``.png``. Without any numbers it removes these files and
@@ -56,7 +56,7 @@ def lines_of(table: Table, results: Mapping[str, Numbers], key: str) -> dict[str
             common = [x for x in own[0] if all(x in line for line in own)] if own else []
             lines[row.name] = {x: Summary.of([line[x] for line in own]) for x in common}
         elif row.x is not None and numbers.values[key]:
-            lines.setdefault("", {})[row.x] = Summary.of(list(numbers.values[key].values()))
+            lines.setdefault(row.line, {})[row.x] = Summary.of(list(numbers.values[key].values()))
     return lines
 
 

@@ -29,6 +29,8 @@ COLUMNS = {
     "train BPC": ("train_bpc", 1, 4),
     "validation BPC": ("validation_bpc", 1, 4),
     "test BPC": ("test_bpc", 1, 4),
+    "test RMSE": ("test_rmse", 1, 4),
+    "test R²": ("test_r2", 1, 4),
 }
 """Title -> metric, factor, digits after the point. Tables leave all other metrics out."""
 

@@ -14,7 +14,7 @@ from late_phase.reporting.curves import QUANTITIES
 from late_phase.reporting.runs import COLUMNS, Run, markdown
 from late_phase.reporting.statistics import Summary, mean_and_std
 
-SHOWN = ("test_accuracy", "test_nll", "test_bpc")
+SHOWN = ("test_accuracy", "test_nll", "test_bpc", "test_rmse", "test_r2")
 """Metrics in the table, with a column for each predictor."""
 
 

@@ -61,6 +61,7 @@ class Row:
         against: name of the row that this one is compared with.
         paper: key of a column -> the paper's mean and, if there is one, its spread.
         x: the row's position in the figure.
+        line: name of the line in the figure that joins the row with others of this name.
     """
 
     name: str = MISSING
@@ -76,6 +77,7 @@ class Row:
     against: str = ""
     paper: dict[str, list[float]] = field(default_factory=dict)
     x: float | None = None
+    line: str = ""
     note: str = ""
 
     def suites(self, columns: Mapping[str, Column]) -> list[str]:
@@ -94,6 +96,8 @@ class Table:
         seeds_at: scale -> seeds there; ``SEEDS`` at scales that aren't listed.
         scales: scale -> scale that this table takes instead, such as one with text instead of images.
         figure: title of the x axis; empty if there is no figure.
+        file: name of the user's own file that all runs need, given by ``DATA``; empty if the data are downloaded or embedded.
+        introduction: text for people who know the table's subject, not the paper. With it the table has a page of its own.
     """
 
     title: str = MISSING
@@ -105,6 +109,8 @@ class Table:
     notes: list[str] = field(default_factory=list)
     scales: dict[str, str] = field(default_factory=dict)
     figure: str = ""
+    file: str = ""
+    introduction: str = ""
 
     def scale(self, chosen: str) -> str:
         """Returns the scale that this table takes if the user has chosen ``chosen``. Empty means the paper's scale."""

@@ -13,7 +13,7 @@ from late_phase.reporting.figures import draw
 from late_phase.reporting.numbers import Numbers, code_of
 from late_phase.reporting.statistics import Difference
 from late_phase.reporting.table_config import Table
-from late_phase.reporting.tables import Said, as_csv, as_latex, as_markdown, comparisons, runs_of, say
+from late_phase.reporting.tables import Said, as_csv, as_latex, as_markdown, as_page, comparisons, runs_of, say
 from late_phase.support.files import write_json, write_text
 
 PAPER = "paper"
@@ -27,7 +27,7 @@ def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, sca
     """Writes a table's files below ``to`` and returns their paths.
 
     The files are ``tables/[SCALE/]NAME.md``, ``.csv``, ``.tex`` and ``.json``. A figure with numbers also has
-    ``figures/[SCALE/]NAME.svg`` and ``.png``.
+    ``figures/[SCALE/]NAME.svg`` and ``.png``. At the paper's scale, a table with an introduction also has ``tables_NAME.md``.
 
     Args:
         scale: empty for the paper's scale.
@@ -41,8 +41,11 @@ def write(table: Table, results: Mapping[str, Numbers], name: str, to: Path, sca
             write_text(folder / f"{name}.{suffix}", text)
         drawn = draw(table, results, to / "figures" / scale / name) if table.figure else []
         write_json(folder / f"{name}.json", as_record(table, results, said, name, scale, changes))
+        page = [to / f"tables_{name}.md"] if table.introduction and not scale else []
+        for path in page:
+            write_text(path, as_page(table, said, [file.relative_to(to) for file in drawn]))
         lock.unlink(missing_ok=True)
-    return [*(folder / f"{name}.{suffix}" for suffix in (*texts, "json")), *drawn]
+    return [*(folder / f"{name}.{suffix}" for suffix in (*texts, "json")), *drawn, *page]
 
 
 def as_record(

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from late_phase.reporting.numbers import Numbers, code_of
@@ -83,6 +84,17 @@ def say(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = (
         findings += reproductions(table, results)
     told = f"Our runs use `{' '.join(changes)}`: only the signs of differences compare with the paper's." if changes else ""
     return Said(f"{table.place}: {table.title}", told, cells(table, results), findings, notes(table, results))
+
+
+def as_page(table: Table, said: Said, drawn: Sequence[Path]) -> str:
+    """Returns the table as a page of its own: the introduction, the figure, and then all that :func:`as_markdown` says.
+
+    Args:
+        drawn: the figure's files, as the page names them.
+    """
+    heading, _, rest = as_markdown(said).partition("\n\n")
+    pictures = [f"![{table.title}]({path.as_posix()})" for path in drawn if path.suffix == ".png"]
+    return "\n\n".join([heading, table.introduction.strip(), *pictures, rest])
 
 
 def as_markdown(said: Said) -> str:

@@ -144,9 +144,10 @@ def refuse_other_data(files: RunDirectory, metrics: dict[str, Any], expected: di
     """
     for key, value in expected.items():
         if metrics.get(key) != value:
+            kind = key.removesuffix("_sha256")
             raise UserError(
-                f"run={files.path} was trained on a text with sha256 {metrics.get(key)}, but the text of {name} or of another run "
-                f"has {value}: choose runs of the same text, or name one with dataset=text_file dataset.path=FILE."
+                f"run={files.path} was trained on a {kind} with sha256 {metrics.get(key)}, but the {kind} of {name} or of another "
+                f"run has {value}: choose runs of the same {kind}, or name one with dataset={kind}_file dataset.path=FILE."
             )
 
 

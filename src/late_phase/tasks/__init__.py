@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 TASKS = {
     "images": Lazy("late_phase.tasks.images.ImageTask"),
     "text": Lazy("late_phase.tasks.text.TextTask"),
+    "tables": Lazy("late_phase.tasks.tables.TableTask"),
 }
 """Kind -> class. The configs of datasets and architectures name the kind that they are for."""
 

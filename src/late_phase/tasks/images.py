@@ -21,6 +21,7 @@ from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import content_of, predict, read_content, read_metrics, read_predictions, write_predictions
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.support.errors import UserError
+from late_phase.tasks.objective import Classification
 from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ImageTask(Task):
     """The task of images: the dataset is a :class:`Dataset` on the device, the encoding a :class:`Normalization` of its pixels."""
 
     kind = "images"
+    objective = Classification()
 
     def __init__(self, dataset: Dataset, encoding: Normalization, device: torch.device) -> None:
         super().__init__(dataset.to(device), encoding, device)

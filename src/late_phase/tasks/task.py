@@ -20,6 +20,7 @@ from late_phase.data.batches import Batches
 from late_phase.evaluation.predictors import Predictor
 from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
+from late_phase.tasks.objective import Objective
 
 Numbers = dict[str, dict[str, float]]
 """Name of a predictor -> name of a metric -> value."""
@@ -28,8 +29,7 @@ Numbers = dict[str, dict[str, float]]
 class Task(ABC):
     """Something to learn from a dataset: all of training and evaluation that depends on the kind of data.
 
-    A task is a classification: models return logits, training minimizes their cross entropy, and the accuracy counts how often the
-    likeliest class is right.
+    Its ``objective`` says what training minimizes, what it counts, and how an ensemble predicts.
 
     Args:
         dataset: a dataclass with the data, their ``name``, and ``in_words()``, which tells their amount; ``train`` is None if there
@@ -39,6 +39,7 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]
+    objective: Objective
 
     def __init__(self, dataset: Any, encoding: Any, device: torch.device) -> None:
         self.dataset = dataset
@@ -177,6 +178,10 @@ class Task(ABC):
     @abstractmethod
     def measured(self) -> list[str]:
         """Returns the names of what :meth:`measure` measures."""
+
+    def validated(self) -> str | None:
+        """Returns the name of the measurement by which an epoch can be chosen; lower is better. None without a validation part."""
+        return next((name for name in self.measured() if name.startswith("validation_")), None)
 
     @staticmethod
     @abstractmethod

@@ -20,6 +20,7 @@ from late_phase.evaluation import text
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.support.errors import UserError
 from late_phase.support.seeding import generator
+from late_phase.tasks.objective import Classification
 from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class TextTask(Task):
     """
 
     kind = "text"
+    objective = Classification()
 
     # The data.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from late_phase.config.training import TrainConfig
@@ -18,6 +17,7 @@ from late_phase.layers.synchronized_batchnorm import SynchronizedBatchNorm
 from late_phase.method import LatePhase
 from late_phase.methods.interface import Trained
 from late_phase.support.errors import UserError
+from late_phase.tasks.objective import Objective
 
 Minibatch = tuple[Tensor, Tensor]
 
@@ -27,18 +27,25 @@ class InnerStep:
     """A minibatch whose gradients are in the model.
 
     Attributes:
-        loss, logits, labels: without gradients.
+        loss: the mean loss, without gradient.
+        outputs, targets: the model's outputs, without gradient, and the target of each row.
         last_of_pass: whether the pass has no further minibatches, whose gradients a checkpoint would lose.
     """
 
     loss: Tensor
-    logits: Tensor
-    labels: Tensor
+    outputs: Tensor
+    targets: Tensor
     last_of_pass: bool
 
 
 def inner_steps(
-    trained: Trained, batches: Batches, forward: Callable[..., Any], parallel_members: int, epoch: int, start: int
+    trained: Trained,
+    batches: Batches,
+    objective: Objective,
+    forward: Callable[..., Any],
+    parallel_members: int,
+    epoch: int,
+    start: int,
 ) -> Iterator[InnerStep | None]:
     """Yields the minibatches of an epoch, from ``start`` on. Call ``late.step()`` after each.
 
@@ -48,7 +55,7 @@ def inner_steps(
         forward: the model, possibly compiled.
         parallel_members: how many members a pass has at most.
     """
-    late, loss_of, batch = trained.late, loss_function(trained, batches), start
+    late, loss_of, batch = trained.late, loss_function(trained, batches, objective), start
     for group in of_one_pass(batches.epoch(epoch, start), late, parallel_members):
         if group == [None]:
             passed = []
@@ -61,17 +68,17 @@ def inner_steps(
             weight = late.processes * len(group[0][1]) / batches.examples(batch) if late.divides_minibatches else 1
             (passed[0][0] * weight if weight != 1 else passed[0][0]).backward()
         batch += len(group)
-        for k, (loss, logits, labels) in enumerate(passed):
-            yield InnerStep(loss.detach(), logits.detach(), labels, k == len(group) - 1)
+        for k, (loss, outputs, targets) in enumerate(passed):
+            yield InnerStep(loss.detach(), outputs.detach(), targets, k == len(group) - 1)
 
 
-def loss_function(trained: Trained, batches: Batches) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """Returns a function from a model and a minibatch to the mean loss, the logits and their labels."""
+def loss_function(trained: Trained, batches: Batches, objective: Objective) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Returns a function from a model and a minibatch to the mean loss, the outputs and the target of each row."""
 
-    def loss(model: Callable[..., Any], inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(model: Callable[..., Any], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with trained.autocast(), SynchronizedBatchNorm() if trained.late.divides_minibatches else nullcontext():
-            logits, labels = batches.predict(model, inputs, labels)
-            return F.cross_entropy(logits, labels), logits, labels
+            outputs, targets = batches.predict(model, inputs, targets)
+            return objective.loss(outputs, targets), outputs, targets
 
     return loss
 
@@ -99,7 +106,7 @@ def of_one_pass(minibatches: Iterable[Minibatch | None], late: LatePhase, most: 
         yield group
 
 
-def refuse_parallel(config: TrainConfig, trained: Trained, batches: Batches, device: torch.device) -> None:
+def refuse_parallel(config: TrainConfig, trained: Trained, batches: Batches, objective: Objective, device: torch.device) -> None:
     """Tries a pass of two members on a copy of the model, so that a model that can't do it is refused before training.
 
     Raises:
@@ -118,6 +125,6 @@ def refuse_parallel(config: TrainConfig, trained: Trained, batches: Batches, dev
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            trial.parallel(loss_function(trained, batches), [minibatch] * 2)
+            trial.parallel(loss_function(trained, batches, objective), [minibatch] * 2)
     except RuntimeError as error:
         raise UserError(f"{number} with architecture={config.architecture.name}: {error}") from error

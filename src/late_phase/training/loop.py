@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from late_phase.methods.interface import due
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.loggers import Logger
 from late_phase.runs.provenance import code_version
-from late_phase.support.devices import random_state, set_random_state, torch_settings
+from late_phase.support.devices import torch_settings
 from late_phase.support.errors import UserError
+from late_phase.training.checkpoints import restore, resume, save, weights_of
 from late_phase.training.ending import evaluate, export
 from late_phase.training.inner_steps import inner_steps
 from late_phase.training.interruption import Interruption
 from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
 from late_phase.training.state import EpochSums, NonFiniteLoss, State
+from late_phase.training.stopping import EarlyStopping
 from late_phase.training.world import World, divide, world
 
 
@@ -86,23 +89,24 @@ def lock(files: RunDirectory, stack: ExitStack, config: TrainConfig) -> None:
 def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption, world: World) -> float:
     """Runs the training loop, and returns its duration in seconds, including the time before an interruption."""
     config, late, batches = setup.config, setup.trained.late, setup.batches
-    methods = setup.methods.values()
+    methods, objective = setup.methods.values(), setup.task.objective
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
-    parallel_members = config.late_phase.parallel_members
     forward = torch.compile(late.model) if config.compute.compile else late.model
-    state = resume(setup, files, world)
+    steps = partial(inner_steps, setup.trained, batches, objective, forward, config.late_phase.parallel_members)
+    stopping = EarlyStopping(config, setup.task.validated())
+    state = resume(setup, files, stopping, world)
     clock = time.monotonic() - state.seconds
     if state.history:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
     shown = config.runtime.progress and world.first
-    with Progress(config, len(batches), state, setup.task.headline, shown) as progress, interruption.deferred(), finite:
-        while state.epoch < config.epochs:
+    with Progress(config, len(batches), state, setup.task, shown) as progress, interruption.deferred(), finite:
+        while state.epoch < config.epochs and not stopping.ends(state.epoch):
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
             start = state.sums.batches
-            for batch, step in enumerate(inner_steps(setup.trained, batches, forward, parallel_members, state.epoch, start), start):
+            for batch, step in enumerate(steps(state.epoch, start), start):
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
@@ -113,7 +117,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     if config.max_grad_norm is not None:
                         nn.utils.clip_grad_norm_(late.model.parameters(), config.max_grad_norm)
                     late.step()
-                    state.sums.add(step.loss, step.logits, step.labels)
+                    state.sums.add(step.loss, objective.correct(step.outputs, step.targets), len(step.targets))
                 for method in methods:
                     method.after_step(setup.trained, state.epoch)
                 progress.step(state)
@@ -121,21 +125,25 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     state.seconds = time.monotonic() - clock
                     state.sums.total(world)
                     late.gather()
-                    save(setup, files, state)
+                    save(setup, files, state, stopping)
                     interruption.exit()
             state.sums.total(world)
             late.gather()
             for method in methods:
                 method.after_epoch(setup.trained, state.epoch)
             state.seconds = time.monotonic() - clock
-            state.history.append(history_row(setup, state) if world.first else {})
-            state.epoch, state.sums = state.epoch + 1, EpochSums()
-            if state.epoch == config.epochs or due(state.epoch, config.runtime.checkpoint_every):
-                save(setup, files, state)
-            files.write_history(state.history)
             if world.first:
+                state.history.append(history_row(setup, state))
+                stopping.consider(state.history[-1], partial(weights_of, setup))
+            state.epoch, state.sums = state.epoch + 1, EpochSums()
+            if state.epoch == config.epochs or stopping.ends(state.epoch) or due(state.epoch, config.runtime.checkpoint_every):
+                save(setup, files, state, stopping)
+            if world.first:
+                files.write_history(state.history)
                 logger.log(state.history[-1])
                 progress.epoch(state)
+    if stopping.best is not None:
+        restore(setup, stopping.best["weights"])
     return state.seconds
 
 
@@ -155,49 +163,6 @@ def refusing_non_finite(state: State, steps: int, files: RunDirectory) -> Iterat
         ) from error
 
 
-def save(setup: Setup, files: RunDirectory, state: State) -> None:
-    late = setup.trained.late
-    of_methods = {name: method.state_dict() for name, method in setup.methods.items()}
-    files.save_checkpoint(
-        {
-            "model": late.model.state_dict(),
-            "late": late.state_dict(),
-            "batches": setup.batches.state_dict(),
-            "random": random_state(setup.device),
-            "epoch": state.epoch,
-            "tally": state.sums.state_dict(),
-            "history": state.history,
-            "seconds": state.seconds,
-            **{name: own for name, own in of_methods.items() if own is not None},
-        }
-    )
-
-
-def resume(setup: Setup, files: RunDirectory, world: World) -> State:
-    """Restores model, optimizer and methods from the latest good checkpoint, and returns its state, or a new one without it.
-
-    Raises:
-        UserError: the checkpoint lacks the state of a method, or belongs to another text.
-    """
-    checkpoint, late = files.load_checkpoint(), setup.trained.late
-    if checkpoint is None:
-        return State()
-    setup.batches.load_state_dict(checkpoint["batches"])
-    late.model.load_state_dict(checkpoint["model"])
-    late.load_state_dict(checkpoint["late"])
-    for name, method in setup.methods.items():
-        if checkpoint.get(name) is not None:
-            method.load_state_dict(checkpoint[name], setup.device)
-        elif method.state_dict() is not None:  # the method would silently start again
-            raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
-    sums = EpochSums(**checkpoint["tally"])
-    if world.first:
-        set_random_state(checkpoint["random"], setup.device)
-    else:  # the sums are of all processes, and dropout differs among them
-        sums = EpochSums(sums.batches)
-    return State(checkpoint["epoch"], sums, checkpoint["history"], checkpoint["seconds"])
-
-
 def history_row(setup: Setup, state: State) -> dict[str, Any]:
     """Returns the row of ``history.csv`` for the epoch that has just ended, with measurements of the methods' models."""
     late, epoch = setup.trained.late, state.epoch + 1
@@ -205,8 +170,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "epoch": epoch,
         "learning_rate": late.param_groups[0]["lr"],
         "members": late.K if late.spawned else 1,
-        "train_loss_nats": state.sums.loss / state.sums.examples,
-        "train_accuracy": state.sums.correct / state.sums.examples,
+        **setup.task.objective.in_training(*state.sums.means()),
     }
     for method in setup.methods.values():
         for prefix, model in method.measured(setup.trained, epoch).items():

@@ -12,20 +12,18 @@ from tqdm import tqdm
 
 from late_phase.config.training import TrainConfig
 from late_phase.runs.directory import RunDirectory
+from late_phase.tasks.task import Task
 from late_phase.training.state import State
-
-Headline = Callable[[Mapping[str, Any]], str | None]
-"""See :meth:`late_phase.tasks.task.Task.headline`."""
 
 LINES = 20
 """About how many lines a run writes to a log file."""
 
 
 class Progress:
-    """Shows loss, accuracy and the epochs left during training, or nothing unless ``shown``."""
+    """Shows the task's measures of training and the epochs left, or nothing unless ``shown``."""
 
-    def __init__(self, config: TrainConfig, batches: int, state: State, headline: Headline, shown: bool) -> None:
-        self._headline = headline
+    def __init__(self, config: TrainConfig, batches: int, state: State, task: Task, shown: bool) -> None:
+        self._task = task
         self._epochs = config.epochs
         self._lines = shown and not sys.stderr.isatty()
         self._bar = tqdm(
@@ -46,18 +44,18 @@ class Progress:
         self._bar.close()
 
     def step(self, state: State) -> None:
-        """Updates the display after each minibatch. Loss and accuracy cover the minibatches that the sums include so far."""
+        """Updates the display after each minibatch. It covers the minibatches that the sums include so far."""
         self._bar.update()
         if state.sums.examples not in (0, self._shown):
             self._shown = state.sums.examples
-            loss, accuracy = state.sums.loss / self._shown, state.sums.correct / self._shown
-            self._bar.set_postfix(loss=f"{loss:z.3f}", accuracy=f"{accuracy:z.1%}", refresh=False)
+            objective = self._task.objective
+            self._bar.set_postfix(objective.in_words(objective.in_training(*state.sums.means())), refresh=False)
 
     def epoch(self, state: State) -> None:
         """Updates the display after each epoch."""
         row = state.history[-1]
-        shown = {"loss": f"{row['train_loss_nats']:z.3f}", "accuracy": f"{row['train_accuracy']:z.1%}"}
-        if (headline := self._headline(row)) is not None:
+        shown = self._task.objective.in_words(row)
+        if (headline := self._task.headline(row)) is not None:
             shown["test"] = headline
         self._bar.set_description(f"{self._epochs - state.epoch} epochs left", refresh=False)
         self._bar.set_postfix(shown, refresh=False)

@@ -43,6 +43,10 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
         UserError: dataset, architecture, methods and batch size don't fit together, or the memory is too small.
     """
     task, chosen = tasks.build(config.dataset, device), methods.build(config)
+    if config.patience is not None and task.validated() is None:
+        raise UserError(
+            f"patience={config.patience} needs a validation part to choose an epoch by: set dataset.validation above 0."
+        )
     model = task.model(config.architecture, config.architecture.weights, copies(config))
     task.check(config, model)
     if device.type == "cpu":
@@ -63,7 +67,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     how = partial(autocast, device, config.compute.precision)
     trained = Trained(late, partial(batches.epoch, config.epochs), how)
     if config.late_phase.parallel_members > 1:
-        refuse_parallel(config, trained, batches, device)
+        refuse_parallel(config, trained, batches, task.objective, device)
     return Setup(config, device, task, batches, chosen, trained)
 
 

@@ -1,4 +1,4 @@
-"""A run's state: its progress, and loss and accuracy summed over an epoch without waiting for the device at each minibatch."""
+"""A run's state: its progress, and loss and hits summed over an epoch without waiting for the device at each minibatch."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ class EpochSums:
         self.batches, self.examples, self.loss, self.correct = batches, examples, loss, correct
         self._pending: list[tuple[int, Tensor, Tensor] | None] = []
 
-    @torch.no_grad()
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, correct: Tensor, examples: int) -> None:
         """Adds a minibatch.
 
         Args:
             loss: the minibatch's mean loss.
-            logits: ``[examples, classes]``.
-            labels: ``[examples]``.
+            correct: how many of its examples are predicted correctly.
+            examples: number of its examples.
 
         Raises:
             NonFiniteLoss: the loss of one of the last ``SYNCHRONIZE_EVERY`` minibatches isn't finite. It names the first one.
         """
-        self._pending.append((len(labels), loss.detach(), (logits.argmax(1) == labels).sum()))
+        self._pending.append((examples, loss.detach(), correct))
         if len(self._pending) == SYNCHRONIZE_EVERY:
             self.synchronize()
 
@@ -80,6 +79,10 @@ class EpochSums:
             self.examples += size
             self.loss += loss * size
             self.correct += int(correct)
+
+    def means(self) -> tuple[float, float]:
+        """Returns the mean loss and the share of correct predictions of the examples that the sums include so far."""
+        return self.loss / self.examples, self.correct / self.examples
 
     def state_dict(self) -> dict[str, Any]:
         self.synchronize()

@@ -127,6 +127,7 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
         f"max_grad_norm={config.max_grad_norm} can't clip the gradients of {processes}: choose null, or start one.": (
             config.max_grad_norm is not None
         ),
+        f"patience={config.patience} doesn't work with {processes}: choose null, or start one.": config.patience is not None,
         f"late_phase.parallel_members={settings.parallel_members} doesn't work with {processes}: choose 1, or start one.": (
             settings.parallel_members > 1
         ),

@@ -1,0 +1,57 @@
+"""Predictions and metrics for tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
+from late_phase.evaluation.predictors import Predictor
+from late_phase.support.seeding import global_generators
+
+EVALUATION_BATCH_SIZE = 8192
+
+Predictions = Callable[[Tensor], Tensor]
+"""Turns a model's outputs into predictions, see ``tasks.objective.Objective.predictions``."""
+
+
+@torch.no_grad()
+def predict(predictor: Predictor, parts: Mapping[str, Tensor], predictions: Predictions, seed: int = 0) -> dict[str, Tensor]:
+    """Returns the predictions of all members for each part, on the CPU.
+
+    Args:
+        parts: part -> inputs ``[rows, inputs]``.
+        seed: seeds the random parts of the models, such as MC-dropout.
+
+    Returns:
+        Part -> log-probabilities ``[members, rows, classes]``, or numbers in the target's unit ``[members, rows]``.
+    """
+    predicted: dict[str, list[Tensor]] = {part: [] for part in parts}
+    for k, model in enumerate(predictor()):
+        for part, inputs in parts.items():
+            with global_generators(inputs.device, seed, "predict", k, part):
+                outputs = [predictions(model(batch)) for batch in inputs.split(EVALUATION_BATCH_SIZE)]
+            predicted[part].append(torch.cat(outputs).cpu())
+    return {part: torch.stack(members) for part, members in predicted.items()}
+
+
+def regression_metrics(part: str, predicted: Tensor, targets: Tensor) -> dict[str, float]:
+    """Returns ``<part>_rmse`` in the target's unit, and ``<part>_r2``, the share of the targets' variance that is explained.
+
+    Args:
+        predicted, targets: ``[rows]``, in the target's unit. If all targets are equal, R² is 1 for exact predictions, else 0.
+    """
+    squared = (predicted.double() - targets.double()).square().mean().item()
+    variance = targets.double().var(correction=0).item()
+    return {f"{part}_rmse": squared**0.5, f"{part}_r2": 1 - squared / variance if variance else float(squared == 0)}
+
+
+def classification_metrics(part: str, log_probs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Returns ``<part>_accuracy``, ``<part>_nll`` in nats and ``<part>_ece``, from log-probabilities ``[rows, classes]``."""
+    return {
+        f"{part}_accuracy": accuracy(log_probs, labels),
+        f"{part}_nll": nll(label_log_probs(log_probs, labels)),
+        f"{part}_ece": ece(log_probs, labels),
+    }

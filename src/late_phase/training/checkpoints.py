@@ -1,0 +1,69 @@
+"""What a run keeps of itself: the weights and states of all its parts, in checkpoints and for its best epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from late_phase.runs.directory import RunDirectory
+from late_phase.support.devices import random_state, set_random_state
+from late_phase.support.errors import UserError
+from late_phase.training.setup import Setup
+from late_phase.training.state import EpochSums, State
+from late_phase.training.stopping import EarlyStopping
+from late_phase.training.world import World
+
+
+def weights_of(setup: Setup) -> dict[str, Any]:
+    """Returns the weights, the optimizer's state and the states of the methods, as references."""
+    late = setup.trained.late
+    of_methods = {name: method.state_dict() for name, method in setup.methods.items()}
+    own = {name: state for name, state in of_methods.items() if state is not None}
+    return {"model": late.model.state_dict(), "late": late.state_dict(), **own}
+
+
+def restore(setup: Setup, weights: dict[str, Any]) -> None:
+    """Restores what :func:`weights_of` returned."""
+    late = setup.trained.late
+    late.model.load_state_dict(weights["model"])
+    late.load_state_dict(weights["late"])
+    for name, method in setup.methods.items():
+        if weights.get(name) is not None:
+            method.load_state_dict(weights[name], setup.device)
+
+
+def save(setup: Setup, files: RunDirectory, state: State, stopping: EarlyStopping) -> None:
+    files.save_checkpoint(
+        {
+            **weights_of(setup),
+            "batches": setup.batches.state_dict(),
+            "stopping": stopping.state_dict(),
+            "random": random_state(setup.device),
+            "epoch": state.epoch,
+            "tally": state.sums.state_dict(),
+            "history": state.history,
+            "seconds": state.seconds,
+        }
+    )
+
+
+def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: World) -> State:
+    """Restores all parts of the run from the latest good checkpoint, and returns its state, or a new one without it.
+
+    Raises:
+        UserError: the checkpoint lacks the state of a method, or belongs to another text.
+    """
+    checkpoint = files.load_checkpoint()
+    if checkpoint is None:
+        return State()
+    setup.batches.load_state_dict(checkpoint["batches"])
+    stopping.load_state_dict(checkpoint.get("stopping"))  # the oldest checkpoints lack it
+    restore(setup, checkpoint)
+    for name, method in setup.methods.items():
+        if checkpoint.get(name) is None and method.state_dict() is not None:  # the method would silently start again
+            raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
+    sums = EpochSums(**checkpoint["tally"])
+    if world.first:
+        set_random_state(checkpoint["random"], setup.device)
+    else:  # the sums are of all processes, and dropout differs among them
+        sums = EpochSums(sums.batches)
+    return State(checkpoint["epoch"], sums, checkpoint["history"], checkpoint["seconds"])
