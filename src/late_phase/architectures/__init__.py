@@ -70,12 +70,24 @@ class LSTMConfig(ArchitectureConfig):
     embedding: int | None = None
 
 
+@dataclass
+class GPTConfig(ArchitectureConfig):
+    task: ClassVar[str] = "text"
+
+    depth: int = MISSING
+    heads: int = MISSING
+    width: int = MISSING
+    context: int = MISSING
+    bias: bool = False
+
+
 register("architecture", "lenet", LeNetConfig, Lazy("late_phase.architectures.lenet.LeNet"))
 register("architecture", "wrn", WideResNetConfig, Lazy("late_phase.architectures.wide_resnet.WideResNet"))
 register("architecture", "pyramidnet", PyramidNetConfig, Lazy("late_phase.architectures.pyramidnet.PyramidNet"))
 for _name in ("resnet50", "resnet152", "densenet161"):
     register("architecture", _name, ImageArchitectureConfig, Lazy("late_phase.architectures.imagenet.build", _name))
 register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
+register("architecture", "gpt", GPTConfig, Lazy("late_phase.architectures.gpt.GPT"))
 
 SHALLOW = 120
 """Very deep networks are counted at a depth between this and twice this, which is fast. It is a multiple of 6, as depths are
