@@ -74,6 +74,7 @@ def test_it_is_attention_in_loops(length, bias):
             torch.testing.assert_close(logits[:, window], by_hand(model, symbols[:, window]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow  # its import takes seconds
 def test_it_is_the_gpt2_of_transformers():
     """Outputs and gradients, with its weights copied."""
     transformers = pytest.importorskip("transformers", reason="transformers has the reference")

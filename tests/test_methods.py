@@ -40,6 +40,7 @@ METHODS = {
     "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
     "lpbn_without_head": Method(("late_phase.head=false", "late_phase.sigma0=0.1"), LATE),
     "lprank1": Method(("late_phase=rank1", "late_phase.spread=0.01"), LATE),
+    "lplora": Method(("late_phase=lora", "late_phase.rank=2", "late_phase.alpha=4"), LATE),
     "lphnet": Method(("late_phase=hypernetwork",), LATE),
     "lphead": Method(("late_phase=head",), LATE),
     "lpfull": Method(("late_phase=full",), LATE),

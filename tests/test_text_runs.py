@@ -43,7 +43,7 @@ TINY = (
 )
 SMALL = {
     "lstm": ("architecture.units=12",),
-    "gpt": ("architecture.depth=1", "architecture.heads=2", "architecture.width=12", "dataset.minibatches=6", "optimizer.lr=0.02"),
+    "gpt": ("architecture.depth=1", "architecture.heads=2", "architecture.width=12", "dataset.minibatches=6", "optimizer.lr=0.05"),
 }
 """Architecture -> what makes it small."""
 
@@ -68,6 +68,11 @@ METHODS = {
         {"single": 1, "swa": 1, "swag": 3},
     ),
     "gpt_base": Method(("+experiment=pydocs_gpt_base",), {"single": 1}),
+    "gpt_lpln": Method(("+experiment=pydocs_gpt_lpln", *LATE), {"single": 1, "ensemble": 4}),
+    "gpt_lprank1": Method(("+experiment=pydocs_gpt_lprank1", *LATE, "late_phase.spread=0.01"), {"single": 1, "ensemble": 4}),
+    "gpt_lplora": Method(("+experiment=pydocs_gpt_lplora", *LATE, "late_phase.rank=3"), {"single": 1, "ensemble": 4}),
+    "gpt_lphead": Method(("+experiment=pydocs_gpt_base", "late_phase=head", *LATE), {"single": 1, "ensemble": 4}),
+    "gpt_lplora_swa": Method(("+experiment=pydocs_gpt_lplora", "averaging=swa", *LATE, "late_phase.rank=3"), BOTH),
     "gpt_base_swa": Method(("+experiment=pydocs_gpt_base", "averaging=swa"), {"single": 1, "swa": 1}),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -288,8 +293,8 @@ def test_every_experiment_composes_and_runs(experiment, tmp_path, composed):
     optimizer = {"lstm": "adam", "gpt": "adamw"}[architecture]
     assert (config.epochs, config.late_phase.T0, config.optimizer.name, config.optimizer.lr) == (2, 1, optimizer, 0.001)
     record = run(config, tmp_path / experiment / "default" / "seed=0")
-    late = {} if experiment.endswith("base") else {"ensemble": 4}
-    swa = {} if config.averaging.name == "none" else {"swa": 1} | {f"swa_{name}": 4 for name in late}
+    late = [] if experiment.endswith("base") else ["ensemble"]
+    swa = [] if config.averaging.name == "none" else ["swa", *(f"swa_{name}" for name in late)]
     assert list(record["metrics"]) == ["single", *late, *swa]
 
 
@@ -375,6 +380,20 @@ MISTAKES = {
         ["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"],
         r"matrices='x' matches none of the weights lstm\.weight_hh_l0",
     ),
+    "LoRA on the embedding": (
+        ["architecture=gpt", "late_phase=lora", "late_phase.T0=1"],
+        r"^late_phase=lora with architecture=gpt: embedding\.weight and head\.weight are one parameter: .*, or leave it out\.$",
+    ),
+    "LoRA without a linear layer of that name": (
+        ["late_phase=lora", "late_phase.T0=1", "late_phase.matrices=lstm.*"],
+        r"matrices='lstm\.\*' matches none of the weights head\.weight",
+    ),
+    "a rank that is too large": (
+        ["late_phase=lora", "late_phase.T0=1", "late_phase.rank=1000"],
+        r"rank=1000 is out of range for these weights: choose from 1 to \d+\.$",
+    ),
+    "no rank": (["late_phase=lora", "late_phase.T0=1", "late_phase.rank=0"], r"^late_phase\.rank=0 is out of range"),
+    "no alpha": (["late_phase=lora", "late_phase.T0=1", "late_phase.alpha=0"], r"^late_phase\.alpha=0\.0 is out of range"),
     "no BatchNorm": (
         ["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"],
         r"batchnorm\(\) matches no parameter of LSTM",
