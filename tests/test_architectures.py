@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, float]] = {"lenet": {}, "wrn": {"depth": 10, "width":
         ("pyramidnet", (3, 10), {"depth": 302, "alpha": 48}),
         ("resnet50", (3, 10), {}),
         ("densenet161", (3, 10), {}),
+        ("vit", (3, 10), {}),
         ("lstm", (205,), {"units": 500}),
         ("lstm", (30,), {"units": 5, "embedding": 1000}),
         ("gpt", (65,), {}),

@@ -157,7 +157,9 @@ def test_the_experiments_are_all_of_them():
     folder = ROOT / "configs" / "experiment"
     there = {path.stem for path in folder.glob("*.yaml")}
     for page in [page for page in PAGES if page != ERRORS]:
-        named = re.findall(r"\b((?:digits|cifar100?|enwik8|pydocs)_(?:lenet|wrn|lstm|gpt)_\w+)", page.read_text(encoding="utf-8"))
+        named = re.findall(
+            r"\b((?:digits|cifar100?|enwik8|pydocs)_(?:lenet|wrn|vit|lstm|gpt)_\w+)", page.read_text(encoding="utf-8")
+        )
         assert set(named) <= there, page
     assert set(re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)) == there
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from blocks import block, normed
 from torch import Tensor, nn
 
 from late_phase import LatePhase, head, layernorm
@@ -27,38 +28,12 @@ def scattered(bias: bool = True, **sizes: int) -> GPT:
     return model
 
 
-def layer(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
-
-
-def normed(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    deviation = x - x.mean(-1, keepdim=True)
-    return deviation / (deviation.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weights[f"{name}.weight"] + weights.get(
-        f"{name}.bias", 0
-    )
-
-
-def attention(x: Tensor, weights: dict[str, Tensor], name: str, heads: int, causal: bool = True) -> Tensor:
-    """A head and a position at a time, for one example ``[positions, width]``."""
-    q, k, v = layer(x, weights, f"{name}.qkv").chunk(3, 1)
-    out, size = torch.zeros_like(x), x.shape[1] // heads
-    for own in (slice(h * size, (h + 1) * size) for h in range(heads)):
-        for i in range(len(x)):
-            seen = range(i + 1) if causal else range(len(x))
-            scores = [math.exp((q[i, own] @ k[j, own]).item() / math.sqrt(size)) for j in seen]
-            out[i, own] = sum(score * v[j, own] for score, j in zip(scores, seen, strict=True)) / sum(scores)
-    return layer(out, weights, f"{name}.out")
-
-
 def by_hand(model: GPT, symbols: Tensor) -> Tensor:
     """Logits ``[positions, symbols]`` of one window ``[positions]``."""
     w = model.state_dict()
     x = torch.stack([w["embedding.weight"][symbol] + w["positions.weight"][i] for i, symbol in enumerate(symbols)])
     for i in range(len(model.blocks)):
-        x = x + attention(normed(x, w, f"blocks.{i}.norm1"), w, f"blocks.{i}.attention", SIZES["heads"])
-        hidden = layer(normed(x, w, f"blocks.{i}.norm2"), w, f"blocks.{i}.expand")
-        hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2  # the exact GELU
-        x = x + layer(hidden, w, f"blocks.{i}.shrink")
+        x = block(x, w, f"blocks.{i}", SIZES["heads"], causal=True)
     return normed(x, w, "norm") @ w["embedding.weight"].T
 
 

@@ -63,6 +63,14 @@ class PyramidNetConfig(ImageArchitectureConfig):
 
 
 @dataclass
+class ViTConfig(ImageArchitectureConfig):
+    patch: int = MISSING
+    depth: int = MISSING
+    heads: int = MISSING
+    width: int = MISSING
+
+
+@dataclass
 class LSTMConfig(ArchitectureConfig):
     task: ClassVar[str] = "text"
 
@@ -84,6 +92,7 @@ class GPTConfig(ArchitectureConfig):
 register("architecture", "lenet", LeNetConfig, Lazy("late_phase.architectures.lenet.LeNet"))
 register("architecture", "wrn", WideResNetConfig, Lazy("late_phase.architectures.wide_resnet.WideResNet"))
 register("architecture", "pyramidnet", PyramidNetConfig, Lazy("late_phase.architectures.pyramidnet.PyramidNet"))
+register("architecture", "vit", ViTConfig, Lazy("late_phase.architectures.vit.ViT"))
 for _name in ("resnet50", "resnet152", "densenet161"):
     register("architecture", _name, ImageArchitectureConfig, Lazy("late_phase.architectures.imagenet.build", _name))
 register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
