@@ -26,7 +26,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="seeds to use instead of the table's")
     parser.add_argument("--scale", default="", metavar="NAME", help="a scale of configs/scale instead of the paper's")
     parser.add_argument(
-        "--data", type=path_argument, metavar="FOLDER", help="your own images: FOLDER/train/<class>/*, FOLDER/test/<class>/*"
+        "--data",
+        type=path_argument,
+        metavar="PATH",
+        help="your own images, PATH/train/<class>/* and PATH/test/<class>/*, for tables of images; or a file, for tables of texts",
     )
     parser.add_argument("--images", type=int, metavar="N", help="train on N images, chosen at random; 0 for all")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator if there is one)")
@@ -67,19 +70,26 @@ def make(arguments: Namespace) -> None:
 
     load_plugins()
     register_schemas()
-    of_images = []
+    of_images, of_texts = [], []
     if arguments.data is not None:
         data = arguments.data.absolute()  # scripts run in ROOT
-        root = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
-        of_images += ["dataset=image_folder", f"dataset.root={root}"]
+        path = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
+        if data.is_file():
+            of_texts += ["dataset=text_file", f"dataset.path={path}"]
+        else:
+            of_images += ["dataset=image_folder", f"dataset.root={path}"]
     if arguments.images is not None:
         of_images.append(f"dataset.subset={arguments.images or 'null'}")
     device = [] if arguments.device is None else [f"runtime.device={literal(arguments.device)}"]
     how = launched_by(arguments.launcher, [override for override in arguments.extra if override.startswith("hydra.")])
     extra = [*device, *(override for override in arguments.extra if not override.startswith("hydra."))]
     outputs = arguments.outputs.resolve()
-    planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, of_images, arguments.seeds)
+    planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, of_images, of_texts, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
+    if of_texts and (others := [name for name, table in tables.items() if planner.task(table) != "text"]):
+        raise UserError(
+            f"--data {arguments.data} is a file, but {others[0]} is a table of images: give a folder, or name only tables of texts."
+        )
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
     if changes and arguments.to.resolve() == RESULTS:

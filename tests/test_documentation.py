@@ -35,7 +35,7 @@ SMALL = {
 ON_DIGITS = ["dataset=digits", "architecture=lenet", "+debug=smoke"]
 ON_TEXT = ["+debug=smoke_text", "dataset.sequence_length=10"]
 
-DRY = re.compile(r"make (table\d+|tables)\b")
+DRY = re.compile(r"make (table\d+|tables|gpt)\b")
 """Targets that train for minutes to days: tests ask what they would do. tests/test_tables.py makes tables."""
 
 ELSEWHERE = {

@@ -36,7 +36,7 @@ class Planner:
         configs, outputs: folders of configs and of runs.
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
-        of_images: more overrides, for tables of images only.
+        of_images, of_texts: more overrides, for tables of images only and for tables of texts only.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
@@ -45,6 +45,7 @@ class Planner:
     scale: str = ""
     extra: Sequence[str] = ()
     of_images: Sequence[str] = ()
+    of_texts: Sequence[str] = ()
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
     _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
@@ -53,8 +54,15 @@ class Planner:
     def overrides(self, table: Table) -> list[str]:
         """Returns the overrides that all runs of a table share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
-        of_images = [] if table.scales else self.of_images  # only tables of texts have their own scales
-        return [*map(as_in_sweeps, [*scale, *of_images, *self.extra])]
+        own = {"images": self.of_images, "text": self.of_texts}
+        of_task = own.get(self.task(table), ()) if any(own.values()) else ()
+        return [*map(as_in_sweeps, [*scale, *of_task, *self.extra])]
+
+    def task(self, table: Table) -> str:
+        """Returns the kind of task that a table is about. Its experiments are all of one kind."""
+        experiment = next(row.experiment for row in table.rows if row.experiment)
+        dataset = self._compose((f"+experiment={experiment}",)).dataset.name
+        return CHOICES["dataset"][dataset].config.task
 
     def changes(self, table: Table) -> list[str]:
         """Returns the shared overrides that change what the runs compute."""
