@@ -29,7 +29,7 @@ def main() -> None:
         "--data",
         type=path_argument,
         metavar="PLACE",
-        help="your own images: PLACE/train/<class>/*, PLACE/test/<class>/*; or the file that a table needs, such as diamonds.csv",
+        help="your own images, PLACE/train/<class>/* and PLACE/test/<class>/*; or the file for a table of texts or of a file",
     )
     parser.add_argument("--images", type=int, metavar="N", help="train on N images, chosen at random; 0 for all")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator if there is one)")
@@ -70,22 +70,28 @@ def make(arguments: Namespace) -> None:
 
     load_plugins()
     register_schemas()
-    of_images, of_file = [], []
+    own: dict[str, list[str]] = {}
     if arguments.data is not None:
         data = arguments.data.absolute()  # scripts run in ROOT
         place = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
-        of_images += ["dataset=image_folder", f"dataset.root={place}"]
-        of_file += [f"dataset.path={place}"]
+        if data.is_file():
+            own |= {"text": ["dataset=text_file", f"dataset.path={place}"], "tables": [f"dataset.path={place}"]}
+        else:
+            own["images"] = ["dataset=image_folder", f"dataset.root={place}"]
     if arguments.images is not None:
-        of_images.append(f"dataset.subset={arguments.images or 'null'}")
+        own.setdefault("images", []).append(f"dataset.subset={arguments.images or 'null'}")
     device = [] if arguments.device is None else [f"runtime.device={literal(arguments.device)}"]
     how = launched_by(arguments.launcher, [override for override in arguments.extra if override.startswith("hydra.")])
     extra = [*device, *(override for override in arguments.extra if not override.startswith("hydra."))]
     outputs = arguments.outputs.resolve()
-    planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, of_images, of_file, arguments.seeds)
+    planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, own, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
-    if lacking := [name for name, table in tables.items() if table.file and not of_file]:
+    if lacking := [name for name, table in tables.items() if table.file and "tables" not in own]:
         raise UserError(f"{lacking[0]} needs your own {tables[lacking[0]].file}: give it with --data FILE, or DATA=FILE for make.")
+    if "text" in own and (others := [name for name, table in tables.items() if planner.task(table) not in own]):
+        raise UserError(
+            f"--data {arguments.data} is a file, but {others[0]} is a table of images: give a folder, or name only tables of texts."
+        )
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
     if changes and arguments.to.resolve() == RESULTS:

@@ -25,8 +25,11 @@ SMALL: dict[str, dict[str, float]] = {"lenet": {}, "wrn": {"depth": 10, "width":
         ("pyramidnet", (3, 10), {"depth": 302, "alpha": 48}),
         ("resnet50", (3, 10), {}),
         ("densenet161", (3, 10), {}),
+        ("vit", (3, 10), {}),
         ("lstm", (205,), {"units": 500}),
         ("lstm", (30,), {"units": 5, "embedding": 1000}),
+        ("gpt", (65,), {}),
+        ("gpt", (30,), {"depth": 302, "width": 8, "heads": 2, "context": 16}),
     ],
 )
 def test_parameters_are_counted_without_memory_and_random_numbers(name, sizes, options):
@@ -47,6 +50,8 @@ def test_parameters_are_counted_without_memory_and_random_numbers(name, sizes, o
         ("pyramidnet", (3, 10), {"alpha": 10**400}),
         ("lstm", (205,), {"units": 10**10}),
         ("lstm", (205,), {"embedding": 10**30}),
+        ("gpt", (205,), {"width": 4 * 10**10}),
+        ("gpt", (205,), {"context": 10**30}),
     ],
 )
 def test_more_parameters_than_can_be_counted_are_at_least_as_many(name, sizes, options):

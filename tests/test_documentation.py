@@ -38,7 +38,7 @@ ON_DIGITS = ["dataset=digits", "architecture=lenet", "+debug=smoke"]
 ON_TABLE = ["+debug=smoke_table"]
 ON_TEXT = ["+debug=smoke_text", "dataset.sequence_length=10"]
 
-DRY = re.compile(r"make (table\d+|tables)\b")
+DRY = re.compile(r"make (table\d+|tables|gpt)\b")
 """Targets that train for minutes to days: tests ask what they would do. tests/test_tables.py makes tables."""
 
 ELSEWHERE = {
@@ -108,7 +108,7 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
     arguments = ["digits_c" if argument.startswith("cifar") else argument for argument in arguments]
     arguments = [re.sub(r"^late_phase\.T0=.*", "late_phase.T0=0,1", argument) for argument in arguments]  # of two epochs
     if script == "train.py" and not {"--help", "--cfg"} & set(arguments):
-        of_text = any("lstm" in argument for argument in arguments)
+        of_text = any("lstm" in argument or "gpt" in argument for argument in arguments)
         of_table = "architecture=mlp" in arguments
         own = any(argument.startswith("dataset=") for argument in arguments)
         debug = any(argument.startswith("+debug=") for argument in arguments)
@@ -173,7 +173,9 @@ def test_the_experiments_are_all_of_them():
     folder = ROOT / "configs" / "experiment"
     there = {path.stem for path in folder.glob("*.yaml")}
     for page in [page for page in PAGES if page != ERRORS]:
-        named = re.findall(r"\b((?:digits|cifar100?|enwik8|pydocs)_(?:lenet|wrn|lstm)_\w+)", page.read_text(encoding="utf-8"))
+        named = re.findall(
+            r"\b((?:digits|cifar100?|enwik8|pydocs)_(?:lenet|wrn|vit|lstm|gpt)_\w+)", page.read_text(encoding="utf-8")
+        )
         assert set(named) <= there, page
     assert set(re.findall(r"^\| `(\w+)` \|", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)) == there
 

@@ -67,10 +67,15 @@ def test_the_card_is_run_as_it_stands(trained, tmp_path):
     assert names["logits"].shape == (2, 10)
 
 
-def test_a_language_model_is_loaded_as_well(tmp_path, composed):
-    run(composed("+experiment=pydocs_lstm_lprank1", "+debug=smoke_text"), tmp_path / "run")
+@pytest.mark.parametrize("experiment", ["pydocs_lstm_lprank1", "pydocs_gpt_base"])
+def test_a_language_model_is_loaded_as_well(experiment, tmp_path, composed):
+    run(composed(f"+experiment={experiment}", "+debug=smoke_text", "dataset.minibatches=null"), tmp_path / "run")
     model = late_phase.load(tmp_path / "run")
     assert isinstance(model.encoding, Vocabulary)
+    logits, _ = model(torch.zeros(9, 2, dtype=torch.int64))
+    assert logits.shape == (9, 2, len(model.encoding))
+    export(tmp_path / "run", tmp_path / "plain")
+    assert torch.equal(late_phase.load(tmp_path / "plain")(torch.zeros(9, 2, dtype=torch.int64))[0], logits)
     with pytest.raises(UserError, match="--program 32 is for models of images: leave it out"):
         export(tmp_path / "run", tmp_path / "folder", program=32)
 

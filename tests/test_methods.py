@@ -15,6 +15,7 @@ from PIL import Image
 from runs import TINY, files_in, history, run_until
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from late_phase.architectures import build
 from late_phase.config.training import TrainConfig
@@ -30,6 +31,11 @@ class Method(NamedTuple):
 
     overrides: tuple[str, ...]
     predictors: dict[str, int]
+    architecture: str = "lenet"
+    sizes: tuple[tuple[str, int], ...] = ()  # of the architecture
+
+    def plain(self) -> nn.Module:
+        return build(self.architecture, 1, 10, **dict(self.sizes))
 
 
 LATE = {"single": 1, "ensemble": 3}
@@ -44,7 +50,9 @@ METHODS = {
     "base": Method(NONE, {"single": 1}),
     "lpbn": Method(("late_phase.sigma0=0.1",), LATE),
     "lpbn_without_head": Method(("late_phase.head=false", "late_phase.sigma0=0.1"), LATE),
+    "lpln": Method(("late_phase=layernorm",), LATE, "vit", (("patch", 8), ("depth", 1), ("heads", 2), ("width", 16))),
     "lprank1": Method(("late_phase=rank1", "late_phase.spread=0.01"), LATE),
+    "lplora": Method(("late_phase=lora", "late_phase.rank=2", "late_phase.alpha=4"), LATE),
     "lphnet": Method(("late_phase=hypernetwork",), LATE),
     "lphead": Method(("late_phase=head",), LATE),
     "lpfull": Method(("late_phase=full",), LATE),
@@ -77,7 +85,9 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 def tiny(method: str) -> tuple[str, ...]:
     """Choices of groups come before their keys, so that these aren't overruled."""
-    own = METHODS[method].overrides
+    chosen = METHODS[method]
+    sizes = (f"architecture.{key}={value}" for key, value in chosen.sizes)
+    own = (f"architecture={chosen.architecture}", *chosen.overrides, *sizes)
     return (*(o for o in own if "." not in o.partition("=")[0]), *TINY, *(o for o in own if "." in o.partition("=")[0]))
 
 
@@ -137,7 +147,7 @@ def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, compose
 @every_method
 def test_it_exports_a_plain_model_or_named_weights(method, finished):
     """The single model is the architecture as it is without the method: nothing is added at inference."""
-    plain = build("lenet", 1, 10)
+    plain = METHODS[method].plain()
     for folder in (finished(method), *(finished(method) / name for name in AVERAGES)):
         if folder.exists():
             state = load_file(folder / "model.safetensors")
@@ -172,14 +182,13 @@ def test_it_predicts(method, finished):
         assert row["test_nll"] == pytest.approx(-mean[range(40), labels].log().mean().item(), rel=1e-4)
 
 
-OTHERS = ("_lstm_", "_mlp_")  # not on images
-EXPERIMENTS = sorted(
-    path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml") if not any(other in path.stem for other in OTHERS)
-)
+OTHERS = {"lstm", "gpt", "mlp"}  # not on images
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml") if not OTHERS & {*path.stem.split("_")})
 LARGE = ("imagenet_resnet152", "imagenet_densenet161")
 SMALL = {
     "wrn": ("architecture.width=1", "architecture.depth=10"),
     "pyramidnet": ("architecture.depth=8", "architecture.alpha=3"),
+    "vit": ("architecture.depth=1", "architecture.width=8"),
 }
 
 
@@ -243,12 +252,12 @@ def photos(root: Path, splits: tuple[str, ...], count: int, size: int) -> None:
 
 def test_every_method_has_an_experiment_on_the_embedded_digits(composed):
     for method in set(METHODS) - {"lpbn_without_head", "lphnet_swa", "lpselect"}:
-        config, tested = composed(f"+experiment=digits_lenet_{method}"), composed(*tiny(method))
+        config, tested = composed(f"+experiment=digits_{METHODS[method].architecture}_{method}"), composed(*tiny(method))
         for group in ("late_phase", "averaging", "ensemble", "optimizer"):
             assert getattr(config, group).name == getattr(tested, group).name, group
         assert (config.late_phase.gamma_theta == 0) == (method == "lpbn_frozen")
         assert (config.late_phase.pull > 0) == (method == "lpbn_pull") and (config.late_phase.outer > 0) == (method == "lpbn_outer")
-        assert (config.architecture.dropout > 0) == (method == "dropout")
+        assert (getattr(config.architecture, "dropout", 0) > 0) == (method == "dropout")
 
 
 @pytest.mark.parametrize("method", ["lprank1", "lphnet_swa", "lpbn_swa"])

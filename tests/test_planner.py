@@ -112,6 +112,19 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
     texts = Table("Texts", "Mine", [0], columns=ACCURACY, rows=[Row("Base", "enwik8_lstm_base")], scales={"digits": "pydocs"})
     assert Planner(CONFIGS, tmp_path, "digits", of_images=own).overrides(texts) == ["+scale=pydocs"]
     assert Planner(CONFIGS, tmp_path, of_images=own).overrides(texts) == []
+    assert Planner(CONFIGS, tmp_path, of_images=own).overrides(table) == own
+
+
+def test_a_text_of_ones_own_is_for_tables_of_texts(tmp_path):
+    own = ["dataset=text_file", "dataset.path=somewhere"]
+    planner = Planner(CONFIGS, tmp_path, of_texts=own, seeds=[0])
+    assert planner.overrides(a_table(Row("Base", "cifar10_lenet_base"))) == []
+    table = read_table(CONFIGS / "table" / "gpt.yaml")
+    assert planner.task(table) == "text" and planner.overrides(table) == planner.changes(table) == own
+    planned = planner.plan([table])[0]
+    assert len(planned.jobs) == len({row.experiment for row in table.rows})
+    for job in planned.jobs:
+        assert job.overrides[1:] == tuple(own)
 
 
 def test_an_evaluation_that_failed_is_told(tmp_path):
@@ -229,3 +242,11 @@ def test_base_and_late_phase_have_ten_seeds_at_the_convnets_scale():
         for own in table.rows:
             if row in (None, own.name):
                 assert seeds_of(table, own, "convnet") == list(range(10))
+
+
+def test_a_file_is_no_data_for_tables_of_images(main, tmp_path):
+    (tmp_path / "text").write_bytes(b"Mine, and nobody else's. " * 99)
+    status, _ = main("gpt", "table1", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
+    assert str(status).startswith("error: --data text is a file, but table1 is a table of images: give a folder, or name only")
+    status, output = main("gpt", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
+    assert status == 0 and f"+experiment=pydocs_gpt_base dataset=text_file dataset.path={tmp_path / 'text'}, seeds 0, 1" in output

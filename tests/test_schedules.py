@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from late_phase.config import choices
 from late_phase.optimization.schedules import Schedule
+from late_phase.support.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "schedule"
 
@@ -32,6 +35,7 @@ PAPER = {
     "digits_swa": {0: 1, 24: 1, 25: 1 - 0.5 / 19, 43: 0.5, 59: 0.5},
     "digits": {0: 1, 30: 1, 31: 1 - 0.99 / 24, 42: 0.505, 54: 0.01, 59: 0.01},
     "constant": {0: 1, 1: 1, 199: 1, 10_000: 1},
+    "cosine": {0: 0, 0.5: 0.5, 1: 1, 100.5: 0.55, 199: 0.1 + 0.45 * (1 - math.cos(math.pi / 199)), 200: 0.1, 201: 0.1},
 }
 """Epochs completed -> factor, from the text of Appendix A."""
 
@@ -73,6 +77,31 @@ def test_piecewise_linear_has_any_number_of_points():
 def test_multistep_has_any_number_of_steps():
     factor = choices.build("schedule", "multistep", epochs=[1, 3, 4], factors=[0.5, 0.25, 2.0])
     assert [factor(epoch) for epoch in range(6)] == [1.0, 0.5, 0.5, 0.25, 2.0, 2.0]
+
+
+def test_cosine_is_the_one_of_torch():
+    """Without warm-up, in 10 epochs of 4 minibatches."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=0.2)
+    ours = choices.build("schedule", "cosine", epochs=10, last=0.2)
+    for step in range(40):
+        assert ours(step / 4) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+    assert ours(10) == ours(11.5) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.warmup=60", r"^schedule\.epochs=60 leaves no epoch after schedule\.warmup=60: choose a shorter warm-up\.$"),
+        ("schedule.warmup=-1", r"^schedule\.warmup=-1 is out of range"),
+        ("schedule.last=-0.1", r"^schedule\.last=-0\.1 is out of range"),
+    ],
+)
+def test_values_that_make_no_cosine(composed, override, message):
+    with pytest.raises(UserError, match=message):
+        composed("schedule=cosine", override)
 
 
 def test_within_an_epoch_only_warmup_moves():

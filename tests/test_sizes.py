@@ -36,6 +36,10 @@ TOO_LARGE = {
     "a pyramid's depth": ([PYRAMID, "architecture.depth=6000002"], "architecture=pyramidnet, depth=6000002, "),
     "units": ([*TEXT, "architecture.units=1000000"], r"architecture=lstm, units=1000000 with [\d,]{17} parameters"),
     "an embedding": ([*TEXT, f"architecture.embedding={10**12}"], f"architecture=lstm, units=500, embedding={10**12} with "),
+    "a GPT's depth": (
+        ["dataset=pydocs", "architecture=gpt", *BASE, f"architecture.depth={10**9}"],
+        f"architecture=gpt, depth={10**9}, ",
+    ),
     "members": ([f"late_phase.K={MANY}", "late_phase.gamma_theta=0"], rf"late_phase\.K={MANY}"),
     "members of a text": (
         ["+experiment=pydocs_lstm_lprank1", f"late_phase.K={MANY}", "late_phase.gamma_theta=0"],

@@ -56,8 +56,7 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
-    of_file = ["dataset.path=FILE"] if table.file else []
-    planned = Planner(CONFIGS, tmp_path, of_file=of_file, seeds=[0]).plan([table])[0]
+    planned = Planner(CONFIGS, tmp_path, of_task={"tables": ["dataset.path=FILE"]}, seeds=[0]).plan([table])[0]
     assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}

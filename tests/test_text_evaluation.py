@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from late_phase.architectures.gpt import GPT
 from late_phase.architectures.lstm import LSTM
 from late_phase.data.text import Vocabulary
 from late_phase.evaluation import text
@@ -196,6 +197,45 @@ def test_models_without_a_hidden_state_of_floats(streams, remembers):
     assert bits.mean == pytest.approx(expected, rel=1e-6)
     drawn = text.generate(model, symbols[:3], 5, torch.Generator().manual_seed(0))
     assert drawn.shape == (5,)
+
+
+def gpt(seed: int) -> GPT:
+    torch.manual_seed(seed)
+    model = GPT(5, depth=1, heads=2, width=8, context=7).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n", [2, 7, 8, 9, 300])
+def test_a_model_without_a_state_predicts_each_byte_once_from_its_window(monkeypatch, n):
+    """Windows begin at each multiple of the context, whatever the number of windows that are read at a time."""
+    models, given = [gpt(0), gpt(1)], content(n)
+    symbols, bits, own = VOCABULARY.encode(given), 0.0, [0.0, 0.0]
+    for place in range(1, n):
+        window = symbols[(place - 1) // 7 * 7 : place]
+        assert 1 <= len(window) <= 7
+        probs = [model(window[:, None])[0][-1, 0].softmax(0)[symbols[place]].item() for model in models]
+        bits -= math.log2(sum(probs) / 2) / (n - 1)
+        own = [total - math.log2(prob) / (n - 1) for total, prob in zip(own, probs, strict=True)]
+    predictor = several([Single(one) for one in models])
+    for at_a_time in (1, 4, 128):
+        monkeypatch.setattr(text, "STREAMS", at_a_time)
+        found = bits_per_character(predictor, given, VOCABULARY, CPU)
+        assert found.mean == pytest.approx(bits, rel=1e-9) and found.members == pytest.approx(own, rel=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prompt", [3, 7, 20])
+def test_text_of_a_model_without_a_state_follows_its_last_symbols(prompt):
+    model, symbols = gpt(0), VOCABULARY.encode(content(prompt))
+    drawn = generate(model, symbols, 12, torch.Generator().manual_seed(0))
+    random, expected = torch.Generator().manual_seed(0), symbols
+    for _ in range(12):
+        probs = model(expected[-7:, None])[0][-1, 0].softmax(0)
+        expected = torch.cat((expected, torch.multinomial(probs, 1, generator=random)))
+    assert torch.equal(drawn, expected[prompt:]) and len(drawn.unique()) > 2
 
 
 def test_generated_text_follows_the_model_and_its_state():

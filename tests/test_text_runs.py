@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from late_phase import data
 from late_phase.architectures import build
+from late_phase.architectures.gpt import GPT
 from late_phase.config.training import TrainConfig
 from late_phase.layers.rank1 import parametrize_rank1
 from late_phase.runs.models import models_of_runs
@@ -31,7 +32,6 @@ from late_phase.weights import load
 # 6 minibatches an epoch, the last one shorter, and 4 members: epochs end inside of an iteration.
 TINY = (
     "dataset=pydocs",
-    "architecture.units=12",
     "batch_size=5",
     "dataset.sequence_length=20",
     "dataset.subset=550",
@@ -41,6 +41,12 @@ TINY = (
     "optimizer.lr=0.06",
     "runtime.progress=false",
 )
+SMALL = {
+    "lstm": ("architecture.units=12",),
+    "gpt": ("architecture.depth=1", "architecture.heads=2", "architecture.width=12", "dataset.minibatches=6", "optimizer.lr=0.05"),
+}
+"""Architecture -> what makes it small."""
+
 LATE = ("late_phase.K=4", "late_phase.T0=1")
 
 
@@ -68,14 +74,27 @@ METHODS = {
         ("+experiment=enwik8_lstm_base", "averaging=swag", "averaging.rank=2", "averaging.samples=3"),
         {"single": 1, "swa": 1, "swag": 3},
     ),
+    "gpt_base": Method(("+experiment=pydocs_gpt_base",), {"single": 1}),
+    "gpt_lpln": Method(("+experiment=pydocs_gpt_lpln", *LATE), {"single": 1, "ensemble": 4}),
+    "gpt_lprank1": Method(("+experiment=pydocs_gpt_lprank1", *LATE, "late_phase.spread=0.01"), {"single": 1, "ensemble": 4}),
+    "gpt_lplora": Method(("+experiment=pydocs_gpt_lplora", *LATE, "late_phase.rank=3"), {"single": 1, "ensemble": 4}),
+    "gpt_lphead": Method(("+experiment=pydocs_gpt_base", "late_phase=head", *LATE), {"single": 1, "ensemble": 4}),
+    "gpt_lplora_swa": Method(("+experiment=pydocs_gpt_lplora", "averaging=swa", *LATE, "late_phase.rank=3"), BOTH),
+    "gpt_base_swa": Method(("+experiment=pydocs_gpt_base", "averaging=swa"), {"single": 1, "swa": 1}),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 METRICS = {f"{part}_bpc" for part in ("train", "validation", "test")}
 
 
+def architecture_of(experiment: str) -> str:
+    return experiment.split("_")[1]
+
+
 def tiny(method: str) -> tuple[str, ...]:
+    """Choices of groups come before their keys, so that these aren't overruled."""
     experiment, *own = METHODS[method].overrides
-    return (experiment, *(o for o in own if "." not in o.partition("=")[0]), *TINY, *(o for o in own if "." in o.partition("=")[0]))
+    keys = [override for override in own if "." in override.partition("=")[0]]
+    return (experiment, *(o for o in own if o not in keys), *TINY, *SMALL[architecture_of(experiment)], *keys)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +103,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., T
     root = tmp_path_factory.mktemp("finished")
 
     def directory(method: str) -> Path:
-        path = root / f"tiny_lstm_{method}" / "default" / "seed=0"
+        path = root / f"tiny_{method}" / "default" / "seed=0"
         if not (path / "metrics.json").exists():
             run(composed(*tiny(method)), path)
         return path
@@ -114,7 +133,7 @@ def test_it_trains(method, finished, composed):
     rows = history(finished(method))
     assert len(rows) == 4 and float(rows[-1]["test_bpc"]) == record["metrics"]["single"]["test_bpc"]
     assert float(rows[-1]["train_loss_nats"]) < float(rows[0]["train_loss_nats"]) - 0.2
-    assert record["metrics"]["single"]["train_bpc"] < math.log2(len(fresh["head.bias"])) - 1
+    assert record["metrics"]["single"]["train_bpc"] < math.log2(len(fresh["head.weight"])) - 1
     sample = (finished(method) / "sample.txt").read_text()
     assert len(sample) > 390
 
@@ -150,7 +169,27 @@ def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path,
     assert_same_results(directory, finished("lprank1"))
 
 
-@every_method
+@pytest.mark.parametrize("method", [name for name in METHODS if name.startswith("gpt_")])
+def test_it_exports_a_plain_gpt(method, finished):
+    """By a loop over windows of 20 bytes: nothing is added at inference."""
+    text = data.load("pydocs").take(550, 150)
+    for name in METHODS[method].predictors.keys() & {"single", "swa"}:
+        file = finished(method) / ("" if name == "single" else name) / "model.safetensors"
+        with safe_open(file, "pt") as opened:
+            known = json.loads(opened.metadata()["late_phase"])["bytes"]
+        plain = GPT(len(known), depth=1, heads=2, width=12, context=20)
+        plain.load_state_dict(load_file(file), strict=True)
+        symbols = torch.tensor([known.index(byte) for byte in text.test])
+        nats = 0.0
+        with torch.no_grad():
+            for start in range(0, 149, 20):
+                inputs, targets = symbols[start : min(start + 20, 149)], symbols[start + 1 : start + 21]
+                nats += torch.nn.functional.cross_entropy(plain(inputs[:, None])[0][:, 0], targets, reduction="sum").item()
+        record = json.loads((finished(method) / "metrics.json").read_text())
+        assert record["metrics"][name]["test_bpc"] == pytest.approx(nats / 149 / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith("gpt_")])
 def test_it_exports_a_plain_model(method, finished):
     """By torch's own layers alone: nothing is added at inference."""
     text = data.load("pydocs").take(550, 150)
@@ -250,15 +289,21 @@ def test_the_report_on_texts_has_bits_per_character(finished, tmp_path, main: Ma
     assert {path.name for path in (tmp_path / "to").iterdir()} == {"table.md", "bpc.png"}
 
 
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*_lstm_*.yaml"))
+FILES = [path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")]
+EXPERIMENTS = sorted(name for name in FILES if architecture_of(name) in SMALL)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_runs(experiment, tmp_path, composed):
-    config = composed(f"+experiment={experiment}", "+debug=smoke_text", "dataset=pydocs", "architecture.units=8")
-    assert (config.epochs, config.late_phase.T0, config.optimizer.name, config.optimizer.lr) == (2, 1, "adam", 0.001)
+    architecture = architecture_of(experiment)
+    small = [override for override in SMALL[architecture] if not override.startswith("optimizer")]
+    config = composed(f"+experiment={experiment}", "+debug=smoke_text", "dataset=pydocs", *small)
+    optimizer = {"lstm": "adam", "gpt": "adamw"}[architecture]
+    assert (config.epochs, config.late_phase.T0, config.optimizer.name, config.optimizer.lr) == (2, 1, optimizer, 0.001)
     record = run(config, tmp_path / experiment / "default" / "seed=0")
-    assert list(record["metrics"]) == list({"single": 1, "swa": 1} if experiment.endswith("base") else BOTH)
+    late = [] if experiment.endswith("base") else ["ensemble"]
+    swa = [] if config.averaging.name == "none" else ["swa", *(f"swa_{name}" for name in late)]
+    assert list(record["metrics"]) == ["single", *late, *swa]
 
 
 def test_the_experiments_are_the_papers(composed):
@@ -277,7 +322,7 @@ def test_text_in_any_encoding_is_its_bytes(tmp_path, composed):
     """UTF-16 among them: a character is two predictions."""
     path = tmp_path / "utf16.txt"
     path.write_bytes(("Grüße aus Zürich. " * 60).encode("utf-16"))
-    own = ("dataset=text_file", f"dataset.path='{path}'", "dataset.test_subset=40", *TINY[1:5], "late_phase.K=4")
+    own = ("dataset=text_file", f"dataset.path='{path}'", "dataset.test_subset=40", *TINY[1:4], *SMALL["lstm"], "late_phase.K=4")
     record = run(composed("+experiment=enwik8_lstm_lprank1", "+debug=smoke_text", *own), tmp_path / "a" / "b" / "seed=0")
     assert 0 < record["metrics"]["single"]["test_bpc"] < 5
 
@@ -285,7 +330,7 @@ def test_text_in_any_encoding_is_its_bytes(tmp_path, composed):
 def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     path, directory = tmp_path / "mine.txt", tmp_path / "a" / "b" / "seed=0"
     path.write_bytes(b"to be or not to be " * 100)
-    config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5])
+    config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:4], *SMALL["lstm"])
     run_until(4, config, directory)
     original = path.read_bytes()
     for changed in (original[:-19] + b"be to or be not to ", original + b"?"):  # in its test part alone; by a new byte
@@ -298,7 +343,9 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     with pytest.raises(UserError, match=r"trained on a text with sha256 \w+, but the text of text_file or of another run has \w+"):
         models_of_runs(directory, None, None, torch.device("cpu"))
     start = f"architecture.weights='{directory}'"
-    config = composed("+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:5], start)
+    config = composed(
+        "+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:4], *SMALL["lstm"], start
+    )
     with pytest.raises(
         UserError, match=r"^architecture\.weights=.* knows other bytes than mine has: choose weights of the same text"
     ):
@@ -315,7 +362,7 @@ def test_a_history_that_a_kill_left_behind_is_brought_up_to_date(finished, tmp_p
 
 
 def test_curves_of_seeds_that_were_measured_in_different_epochs(finished, tmp_path, composed, main: Main):
-    folder = tmp_path / "tiny_lstm_base" / "default"
+    folder = tmp_path / "tiny_base" / "default"
     for seed, every in enumerate((1, 2, 0)):
         run(composed(*tiny("base"), f"seed={seed}", f"runtime.evaluate_every={every}"), folder / f"seed={seed}")
     status, _ = main(str(folder), "--to", str(tmp_path / "to"), script="scripts/report.py")
@@ -329,7 +376,10 @@ MISTAKES = {
         r"^dataset\.path=\. is a directory or a device: give a file of text\.",
     ),
     "no file": (["dataset=text_file", "dataset.path=none"], r"^dataset\.path=none can't be read \(No such file"),
-    "an image model": (["architecture=lenet"], r"^architecture=lenet with dataset=pydocs can't work: choose architecture=lstm"),
+    "an image model": (
+        ["architecture=lenet"],
+        r"^architecture=lenet with dataset=pydocs can't work: choose architecture=lstm, gpt for",
+    ),
     "images": (["dataset=digits"], r"^architecture=lstm with dataset=digits can't work: choose another architecture, or"),
     "no length": (["dataset.sequence_length=0"], r"^dataset\.sequence_length=0 is out of range"),
     "no norm": (["max_grad_norm=0"], r"^max_grad_norm=0\.0 is out of range: choose a number above 0, or null for no clipping\."),
@@ -338,11 +388,47 @@ MISTAKES = {
         ["late_phase=rank1", "late_phase.T0=1", "late_phase.matrices=x"],
         r"matrices='x' matches none of the weights lstm\.weight_hh_l0",
     ),
+    "LoRA on the embedding": (
+        ["architecture=gpt", "late_phase=lora", "late_phase.T0=1"],
+        r"^late_phase=lora with architecture=gpt: embedding\.weight and head\.weight are one parameter: .*, or leave it out\.$",
+    ),
+    "LoRA without a linear layer of that name": (
+        ["late_phase=lora", "late_phase.T0=1", "late_phase.matrices=lstm.*"],
+        r"matrices='lstm\.\*' matches none of the weights head\.weight",
+    ),
+    "a rank that is too large": (
+        ["late_phase=lora", "late_phase.T0=1", "late_phase.rank=1000"],
+        r"rank=1000 is out of range for these weights: choose from 1 to \d+\.$",
+    ),
+    "no rank": (["late_phase=lora", "late_phase.T0=1", "late_phase.rank=0"], r"^late_phase\.rank=0 is out of range"),
+    "no alpha": (["late_phase=lora", "late_phase.T0=1", "late_phase.alpha=0"], r"^late_phase\.alpha=0\.0 is out of range"),
     "no BatchNorm": (
         ["late_phase=batchnorm", "late_phase.T0=1", "architecture.units=5"],
         r"batchnorm\(\) matches no parameter of LSTM",
     ),
     "BatchEnsemble": (["ensemble=batch_ensemble"], r"layer lstm is of type LSTM, for which fast weights are not defined"),
+    "an image model for a GPT": (
+        ["architecture=gpt", "dataset=digits"],
+        r"^architecture=gpt with dataset=digits can't work: choose",
+    ),
+    "another context": (
+        ["architecture=gpt", "architecture.context=50"],
+        r"^architecture\.context=50 differs from dataset\.sequence_length=100, the length .*: set both to the same number\.$",
+    ),
+    "heads": (["architecture=gpt", "architecture.heads=3"], r"architecture\.width=128 is not a multiple of architecture\.heads=3"),
+    "minibatches of streams": (
+        ["dataset.minibatches=3"],
+        r"^dataset\.minibatches=3 is for models that read random windows, but architecture=lstm reads .*: leave it out\.$",
+    ),
+    "no minibatch": (["architecture=gpt", "dataset.minibatches=0"], r"^dataset\.minibatches=0 is out of range"),
+    "a window that is longer than the text": (
+        ["architecture=gpt", "dataset.subset=99"],
+        r"^batch_size=128 windows of dataset\.sequence_length=100 need 12801 bytes to train on, but pydocs has 99: choose smaller",
+    ),
+    "BatchEnsemble of a GPT": (
+        ["architecture=gpt", "ensemble=batch_ensemble"],
+        r"embedding\.weight and head\.weight are one parameter",
+    ),
     "no subset": (["dataset.subset=1"], r"^dataset\.subset=1 is out of range"),
 }
 

@@ -63,11 +63,30 @@ class PyramidNetConfig(ImageArchitectureConfig):
 
 
 @dataclass
+class ViTConfig(ImageArchitectureConfig):
+    patch: int = MISSING
+    depth: int = MISSING
+    heads: int = MISSING
+    width: int = MISSING
+
+
+@dataclass
 class LSTMConfig(ArchitectureConfig):
     task: ClassVar[str] = "text"
 
     units: int = MISSING
     embedding: int | None = None
+
+
+@dataclass
+class GPTConfig(ArchitectureConfig):
+    task: ClassVar[str] = "text"
+
+    depth: int = MISSING
+    heads: int = MISSING
+    width: int = MISSING
+    context: int = MISSING
+    bias: bool = False
 
 
 @dataclass
@@ -95,9 +114,11 @@ class MLPConfig(TableArchitectureConfig):
 register("architecture", "lenet", LeNetConfig, Lazy("late_phase.architectures.lenet.LeNet"))
 register("architecture", "wrn", WideResNetConfig, Lazy("late_phase.architectures.wide_resnet.WideResNet"))
 register("architecture", "pyramidnet", PyramidNetConfig, Lazy("late_phase.architectures.pyramidnet.PyramidNet"))
+register("architecture", "vit", ViTConfig, Lazy("late_phase.architectures.vit.ViT"))
 for _name in ("resnet50", "resnet152", "densenet161"):
     register("architecture", _name, ImageArchitectureConfig, Lazy("late_phase.architectures.imagenet.build", _name))
 register("architecture", "lstm", LSTMConfig, Lazy("late_phase.architectures.lstm.LSTM"))
+register("architecture", "gpt", GPTConfig, Lazy("late_phase.architectures.gpt.GPT"))
 register("architecture", "mlp", MLPConfig, Lazy("late_phase.architectures.mlp.MLP"))
 
 SHALLOW = 120

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +36,7 @@ class Planner:
         configs, outputs: folders of configs and of runs.
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
-        of_images: more overrides, for tables of images only.
-        of_file: more overrides, for tables that need a file of the user's.
+        of_task: kind of task -> more overrides, for tables of that kind only.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
@@ -45,8 +44,7 @@ class Planner:
     outputs: Path
     scale: str = ""
     extra: Sequence[str] = ()
-    of_images: Sequence[str] = ()
-    of_file: Sequence[str] = ()
+    of_task: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
     _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
@@ -55,12 +53,18 @@ class Planner:
     def overrides(self, table: Table) -> list[str]:
         """Returns the overrides that all runs of a table share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
-        of_images = [] if table.scales else self.of_images  # only tables of texts have their own scales
-        return [*map(as_in_sweeps, [*scale, *(self.of_file if table.file else of_images), *self.extra])]
+        of_task = self.of_task.get(self.task(table), ()) if self.of_task else ()
+        return [*map(as_in_sweeps, [*scale, *of_task, *self.extra])]
+
+    def task(self, table: Table) -> str:
+        """Returns the kind of task that a table is about. Its experiments are all of one kind."""
+        experiment = next(row.experiment for row in table.rows if row.experiment)
+        dataset = self._compose((f"+experiment={experiment}",)).dataset.name
+        return CHOICES["dataset"][dataset].config.task
 
     def changes(self, table: Table) -> list[str]:
         """Returns the shared overrides that change what the runs compute. The place of the file that a table needs doesn't."""
-        place = [*map(as_in_sweeps, self.of_file if table.file else ())]
+        place = [*map(as_in_sweeps, self.of_task.get("tables", ()) if table.file else ())]
         return [own for own in self.overrides(table) if variant([own]) != variant([]) and own not in place]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:

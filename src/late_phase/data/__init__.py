@@ -97,10 +97,12 @@ class TextConfig(DatasetConfig):
 
     sequence_length: int = MISSING
     carry_state: bool = MISSING
+    minibatches: int | None = None
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
         at_least("dataset.sequence_length", self.sequence_length, 1)
+        at_least("dataset.minibatches", self.minibatches, 1)
 
 
 @dataclass

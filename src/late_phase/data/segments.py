@@ -23,8 +23,18 @@ RecurrentModel = Callable[[Tensor, HiddenState | None], tuple[Tensor, HiddenStat
 """A model of text.
 
 It takes symbols ``[positions, streams]`` and the state before them, None for zeros. It returns logits
-``[positions, streams, symbols]`` and the state after them.
+``[positions, streams, symbols]`` and the state after them. A model that takes only so many positions at a time, and remembers
+nothing, says how many by an attribute ``context``. Its streams are windows that have nothing to do with each other.
 """
+
+
+def context_of(model: Any) -> int | None:
+    """Returns the most positions of a model without a hidden state, or None for a model that reads on and on.
+
+    Args:
+        model: the model, or its config.
+    """
+    return getattr(model, "context", None)
 
 
 class Segments(Batches):
@@ -105,12 +115,21 @@ class Segments(Batches):
         Raises:
             UserError: the state belongs to another text.
         """
-        if state_dict["text"] != self._sha256:
-            raise UserError(
-                "the text has changed since the checkpoint was written: restore the former text, or remove the run's directory."
-            )
+        refuse_other_text(state_dict["text"], self._sha256)
         state = state_dict["state"]
         self._state = None if state is None else tuple(part.to(self.device) for part in state)
+
+
+def refuse_other_text(former: str, sha256: str) -> None:
+    """Refuses a checkpoint of another text, by the checksums of the two.
+
+    Raises:
+        UserError: they differ.
+    """
+    if former != sha256:
+        raise UserError(
+            "the text has changed since the checkpoint was written: restore the former text, or remove the run's directory."
+        )
 
 
 def checked(state: HiddenState, streams: int) -> HiddenState:

@@ -4,6 +4,10 @@ A part of a text is predicted from its first byte to its last with carried state
 it. It is read as several streams side by side, which is fast. A stream begins with the state in which the previous stream ends, so
 the numbers don't depend on the number of streams. Memory doesn't grow with the length of the text, except for a number or two for
 each ``STREAMS * SEGMENT`` bytes.
+
+A model without a state has a ``context`` of C positions. The part is then cut into windows of C bytes that follow each other, from
+its first byte on; the last one may be shorter. Each byte except the first is predicted once, from the 1 to C bytes before it that
+are in its window. Windows overlap by one byte, which is predicted in one and read in the next.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from late_phase.data.segments import HiddenState, RecurrentModel, checked, side_by_side
+from late_phase.data.segments import HiddenState, RecurrentModel, checked, context_of, side_by_side
 from late_phase.data.text import Vocabulary
 from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import label_log_probs
@@ -50,13 +54,10 @@ def bits_per_character(
 ) -> Bits:
     """Returns the bits per character of the bytes ``content`` ``[n]``, of which n - 1 are predicted.
 
-    In the first pass, all streams begin with zeros. In each further pass, a stream begins with the state in which the stream before
-    it ended. Reading ends as soon as this makes no difference to the predictions of a whole segment, which is soon for a model
-    that forgets. For a model that doesn't forget, each pass makes one more stream right. States aren't compared, because trained
-    models keep details in them for thousands of bytes that never show in a prediction.
-
     Args:
         predictor: yields :data:`late_phase.data.segments.RecurrentModel` s, which read forwards only and draw nothing at random.
+            They all have the same ``context``, or none has.
+        streams: streams of a model with a state.
 
     Raises:
         ValueError: there are fewer than two bytes, or a byte is not in the vocabulary.
@@ -65,7 +66,44 @@ def bits_per_character(
     n = len(content) - 1
     if n < 1:
         raise ValueError(f"{n + 1} bytes leave nothing to predict: pass at least two, as each prediction needs a byte before it.")
-    streams = max(1, min(streams, n // SHORTEST))
+    contexts = [context_of(model) for model in predictor()]
+    how = (vocabulary, device, [None] * len(contexts))
+    if contexts[0] is None:
+        sums = sums_of_streams(predictor, content, *how, max(1, min(streams, n // SHORTEST)))
+    else:
+        sums = sums_of_windows(predictor, content, *how, contexts[0])
+    # With 0 - x, a vocabulary of one byte gives 0, where -x would give -0.
+    mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
+    return Bits(mean, tuple(members))
+
+
+def sums_of_windows(
+    predictor: Predictor, content: Tensor, vocabulary: Vocabulary, device: torch.device, states: Sequence[None], context: int
+) -> list[Tensor]:
+    """Returns the sums of :func:`total_log_probs` for windows of ``context`` bytes, and for the rest of the text."""
+    windows = (len(content) - 1) // context
+    whole = side_by_side(content, windows, context)
+    rest = side_by_side(content[windows * context :], 1, len(content) - 1 - windows * context)
+    blocks = [*zip(*(part.split(STREAMS, 1) for part in whole), strict=True), rest]
+    return [total_log_probs(predictor, *block, states, vocabulary, device)[0] for block in blocks if block[0].numel()]
+
+
+def sums_of_streams(
+    predictor: Predictor,
+    content: Tensor,
+    vocabulary: Vocabulary,
+    device: torch.device,
+    states: Sequence[HiddenState | None],
+    streams: int,
+) -> list[Tensor]:
+    """Returns the sums of :func:`total_log_probs` for segments of streams, which begin with the states in which others ended.
+
+    In the first pass, all streams begin with zeros. In each further pass, a stream begins with the state in which the stream before
+    it ended. Reading ends as soon as this makes no difference to the predictions of a whole segment, which is soon for a model
+    that forgets. For a model that doesn't forget, each pass makes one more stream right. States aren't compared, because trained
+    models keep details in them for thousands of bytes that never show in a prediction.
+    """
+    n = len(content) - 1
     positions = n // streams
     main = side_by_side(content, streams, positions)
     rest = side_by_side(content[streams * positions :], 1, n - streams * positions)
@@ -81,7 +119,7 @@ def bits_per_character(
                 return None
         return states
 
-    end = read([None] * sum(1 for _ in predictor()))
+    end = read(states)
     for _ in range(streams - 1):
         again = read([handed_on(state) for state in end])
         if again is None:
@@ -90,9 +128,7 @@ def bits_per_character(
     if len(rest[0]):
         last = [tuple(part[:, -1:].contiguous() for part in state) for state in end]
         sums.append(total_log_probs(predictor, *rest, last, vocabulary, device)[0])
-    # With 0 - x, a vocabulary of one byte gives 0, where -x would give -0.
-    mean, *members = ((0 - torch.stack(sums).sum(0)) / (n * math.log(2))).tolist()
-    return Bits(mean, tuple(members))
+    return sums
 
 
 def same(one: Tensor, other: Tensor, states: Sequence[HiddenState]) -> bool:
@@ -143,12 +179,14 @@ def handed_on(state: HiddenState) -> HiddenState:
 @torch.no_grad()
 def generate(model: RecurrentModel, prompt: Tensor, length: int, random: torch.Generator) -> Tensor:
     """Draws symbols ``[length]`` one by one from the model's predictions, to continue the symbols ``prompt`` ``[n]``."""
-    symbols, state, drawn = prompt[:, None], None, []
+    context = context_of(model)
+    symbols, state, drawn = prompt[:, None] if context is None else prompt[-context:, None], None, []
     for _ in range(length):
         logits, state = model(symbols, state)
         probs = log_probs(logits[-1, 0]).exp().cpu()
         drawn.append(torch.multinomial(probs, 1, generator=random))
-        symbols = drawn[-1][None].to(prompt.device)
+        following = drawn[-1][None].to(prompt.device)
+        symbols = following if context is None else torch.cat((symbols, following))[-context:]
     return torch.cat(drawn)
 
 

@@ -52,4 +52,6 @@ def refuse_shared(model: nn.Module, weights: list[tuple[nn.Module, str]]) -> Non
     for layer, name in weights:
         names = owners.get(id(getattr(layer, name)), [])
         if len(names) > 1:
-            raise ValueError(f"{' and '.join(names)} are one parameter: build the model with a separate weight for each layer.")
+            raise ValueError(
+                f"{' and '.join(names)} are one parameter: build the model with a separate weight for each layer, or leave it out."
+            )

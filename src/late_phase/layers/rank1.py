@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached, is_parametrized, register_parametrization
 
-from late_phase.layers.fold import refuse_shared
+from late_phase.layers.matrices import find_matrices
 from late_phase.selection import Rule, Selection, by_type
 
 
@@ -59,13 +58,7 @@ def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Ge
         raise ValueError(f"spread={spread} is not a spread around 1: choose a number of at least 0, such as 0.01.")
     if any(isinstance(module, Rank1) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} has rank-1 weights already: call parametrize_rank1() once.")
-    found = {f"{prefix}.{name}".lstrip("."): (layer, name) for prefix, layer in model.named_modules() for name in _weights(layer)}
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no linear, convolutional or recurrent layer: rank-1 weights need one.")
-    weights = [weight for name, weight in found.items() if fnmatchcase(name, matrices)]
-    if not weights:
-        raise ValueError(f"matrices={matrices!r} matches none of the weights {', '.join(found)}: choose another pattern, or '*'.")
-    refuse_shared(model, weights)
+    weights = find_matrices(model, _weights, "linear, convolutional or recurrent", "rank-1 weights", matrices)
     for layer, name in weights:
         register_parametrization(layer, name, Rank1(getattr(layer, name), spread, generator))
     for layer in {layer for layer, _ in weights if isinstance(layer, nn.RNNBase)}:

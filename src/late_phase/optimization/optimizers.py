@@ -65,9 +65,34 @@ class AdamConfig(OptimizerConfig):
             raise UserError(f"optimizer.betas={self.betas} is out of range: choose from 0 to below 1.")
 
 
+@dataclass
+class AdamWConfig(AdamConfig):
+    decay_vectors: bool = True
+
+
 register("optimizer", "sgd", SGDConfig, partial(Lazy("torch.optim.SGD"), fused=True))
 register("optimizer", "adam", AdamConfig, partial(Lazy("torch.optim.Adam"), fused=True))
-register("optimizer", "adamw", AdamConfig, partial(Lazy("torch.optim.AdamW"), fused=True))
+register("optimizer", "adamw", AdamWConfig, partial(Lazy("late_phase.optimization.optimizers.adamw"), fused=True))
+
+
+def adamw(groups: Iterable[dict[str, Any]], decay_vectors: bool, **options: Any) -> torch.optim.AdamW:
+    """Returns torch's AdamW (Loshchilov & Hutter, 2019).
+
+    Args:
+        groups: torch's parameter groups.
+        decay_vectors: whether parameters with fewer than two dimensions, such as biases and scales, have weight decay. If not, they
+            get groups of their own, and keep that weight decay of 0 unless ``late_phase.weight_decay`` gives them another.
+    """
+    import torch  # imported here, because a command line is checked without it
+
+    if not decay_vectors:
+        shares = []
+        for group in groups:
+            matrices = [parameter for parameter in group["params"] if parameter.dim() > 1]
+            vectors = [parameter for parameter in group["params"] if parameter.dim() < 2]
+            shares += [group | {"params": matrices}, group | {"params": vectors, "weight_decay": 0.0}]
+        groups = [group for group in shares if group["params"]]
+    return torch.optim.AdamW(groups, **options)
 
 
 def build(

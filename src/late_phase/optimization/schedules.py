@@ -41,6 +41,21 @@ class MultistepConfig(BreakpointsConfig):
         at_least("schedule.warmup", self.warmup, 0)
 
 
+@dataclass
+class CosineConfig(Chosen):
+    epochs: int = in_epochs()
+    warmup: int = in_epochs(0)
+    last: float = 0.0
+
+    def check(self, config: TrainConfig) -> None:
+        at_least("schedule.warmup", self.warmup, 0)
+        at_least("schedule.last", self.last, 0)
+        if self.epochs <= self.warmup:
+            raise UserError(
+                f"schedule.epochs={self.epochs} leaves no epoch after schedule.warmup={self.warmup}: choose a shorter warm-up."
+            )
+
+
 def constant() -> Schedule:
     """Returns the schedule whose factor is always 1."""
     return lambda epoch: 1.0
@@ -70,6 +85,22 @@ def multistep(epochs: Sequence[int], factors: Sequence[float], warmup: int = 0) 
     return factor
 
 
+def cosine(epochs: int, warmup: int = 0, last: float = 0.0) -> Schedule:
+    """Returns a schedule that falls from 1 to ``last`` along half a cosine (Loshchilov & Hutter, 2017), with each minibatch.
+
+    It rises linearly from 0 in the first ``warmup`` epochs, and is ``last`` from the end of the epoch ``epochs`` on.
+    """
+
+    def factor(epoch: float) -> float:
+        if epoch < warmup:
+            return epoch / warmup
+        done = min(1.0, (epoch - warmup) / (epochs - warmup))
+        return last + (1 - last) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor
+
+
 register("schedule", "constant", Chosen, constant)
 register("schedule", "piecewise_linear", BreakpointsConfig, piecewise_linear)
 register("schedule", "multistep", MultistepConfig, multistep)
+register("schedule", "cosine", CosineConfig, cosine)

@@ -14,8 +14,9 @@ from late_phase.architectures import ArchitectureConfig
 from late_phase.config.choices import CHOICES, options
 from late_phase.data import TextConfig
 from late_phase.data.batches import Batches
-from late_phase.data.segments import Segments
+from late_phase.data.segments import Segments, context_of
 from late_phase.data.text import Text, Vocabulary
+from late_phase.data.windows import Windows
 from late_phase.evaluation import text
 from late_phase.evaluation.predictors import predictor_of
 from late_phase.support.errors import UserError
@@ -31,7 +32,8 @@ class TextTask(Task):
     """The task of texts: the dataset is a :class:`Text`, the encoding a :class:`Vocabulary`, the bytes that the model knows.
 
     The text stays on the CPU, where it may be mapped into memory. A model takes a segment and a state, and returns logits and the
-    state after them; see :data:`late_phase.data.segments.RecurrentModel`.
+    state after them; see :data:`late_phase.data.segments.RecurrentModel`. A model without a state is trained on random windows, and
+    evaluated on windows that follow each other.
     """
 
     kind = "text"
@@ -81,11 +83,23 @@ class TextTask(Task):
             raise UserError(f"{what}: {error}") from error
 
     def check(self, config: TrainConfig, model: nn.Module) -> None:
-        """Checks that the text is long enough for one minibatch of whole segments."""
+        """Checks that the text is long enough for one minibatch, and that keys of the dataset go together with the model."""
         streams, length, there = config.batch_size, config.dataset.sequence_length, len(self.dataset.train)
-        if streams * length + 1 > there:
+        context, minibatches = context_of(model), config.dataset.minibatches
+        if context not in (None, length):
             raise UserError(
-                f"batch_size={streams} streams of dataset.sequence_length={length} need {streams * length + 1} bytes to train on, "
+                f"architecture.context={context} differs from dataset.sequence_length={length}, the length of the windows that "
+                "training reads: set both to the same number."
+            )
+        if context is None and minibatches is not None:
+            raise UserError(
+                f"dataset.minibatches={minibatches} is for models that read random windows, but architecture="
+                f"{config.architecture.name} reads the whole text in an epoch: leave it out."
+            )
+        if streams * length + 1 > there:
+            read = "streams" if context is None else "windows"
+            raise UserError(
+                f"batch_size={streams} {read} of dataset.sequence_length={length} need {streams * length + 1} bytes to train on, "
                 f"but {self.dataset.name} has {there}: choose smaller values, or a longer text."
             )
 
@@ -95,9 +109,10 @@ class TextTask(Task):
         return config.dataset.sequence_length * (layers + 2 * logits)  # for logits also their logarithms and gradients
 
     def batches(self, config: TrainConfig) -> Batches:
-        settings = config.dataset
-        how = (config.batch_size, settings.sequence_length, settings.carry_state, self.device)
-        return Segments(self.dataset.train, self.encoding, *how, self.dataset.sha256)
+        settings, text = config.dataset, (self.dataset.train, self.encoding, config.batch_size, config.dataset.sequence_length)
+        if context_of(config.architecture) is None:
+            return Segments(*text, settings.carry_state, self.device, self.dataset.sha256)
+        return Windows(*text, config.seed, self.device, settings.minibatches, self.dataset.sha256)
 
     def measured(self) -> list[str]:
         return [f"{part}_bpc" for part in self.dataset.held_out()]
