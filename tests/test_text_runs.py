@@ -80,7 +80,6 @@ METHODS = {
     "gpt_lplora": Method(("+experiment=pydocs_gpt_lplora", *LATE, "late_phase.rank=3"), {"single": 1, "ensemble": 4}),
     "gpt_lphead": Method(("+experiment=pydocs_gpt_base", "late_phase=head", *LATE), {"single": 1, "ensemble": 4}),
     "gpt_lplora_swa": Method(("+experiment=pydocs_gpt_lplora", "averaging=swa", *LATE, "late_phase.rank=3"), BOTH),
-    "gpt_base_swa": Method(("+experiment=pydocs_gpt_base", "averaging=swa"), {"single": 1, "swa": 1}),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 METRICS = {f"{part}_bpc" for part in ("train", "validation", "test")}
