@@ -47,9 +47,9 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: to be taken back
     mode = Hydra.get_mode
 
-    def get_mode(hydra: Hydra, name: str, overrides: list[str]) -> object:
+    def get_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> object:
         """Hydra composes every config twice, the first time to see whether it sets ``hydra.mode``. The configs here don't."""
-        return mode(hydra, name, overrides) if any("hydra.mode" in override for override in overrides) else None
+        return mode(hydra, config_name, overrides) if any("hydra.mode" in override for override in overrides) else None
 
     monkeypatch.setattr(Hydra, "get_mode", get_mode)
 
