@@ -156,7 +156,7 @@ def test_everything_is_measured_and_printed(capsys, tmp_path):
     assert all(text.count(f"\n| `{name}`") == 1 for name in names)
     seconds = statistics.median(ours for ours, _ in measured["epoch_over_plain_wrn_fp32"]["seconds"])
     assert f"| {200 * seconds / 60:.1f}" in text
-    per_core = 50_000 / statistics.median(ours for ours, _ in measured["stream_over_torchvision_one_core"]["seconds"])
+    per_core = statistics.median(50_000 / ours for ours, _ in measured["stream_over_torchvision_one_core"]["seconds"])
     assert f"gives {per_core:.0f} images/s on a core" in text and f"feed {100 * 16 * per_core / 3000:.0f} % (" in text
     shapes = len(measured["wrn_over_convolutions_fp32"]["convolutions"])
     assert text.count("\n| 8 × ") == shapes * len(precisions(CPU))
