@@ -145,7 +145,7 @@ def test_runs_can_be_jobs_of_submitit(made, tmp_path):
     folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
     (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
     shutil.rmtree(run)
-    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--launcher", "submitit_local"]
+    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--launcher", "slurm_local"]
     places = ["--outputs", str(outputs), "--to", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, *command, *places, "--with", *SMOKE], cwd=folder, capture_output=True, text=True, check=False
