@@ -1,6 +1,7 @@
 """Runs every script from a copy of this repository's scripts, without what takes long; for tests of what they print.
 
-``python entries.py FOLDER`` makes the copy, with this repository's results as outputs, in ``FOLDER``.
+``python entries.py FOLDER [SCRIPT...]`` makes the copy in ``FOLDER``, with this repository's results as outputs. Without names of
+scripts, it runs all of them.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ def copy(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, scripts = Path(sys.argv[1]), sys.argv[2:] or ENTRIES
     copy(folder)
     os.chdir(folder)
     sys.path.insert(0, str(folder / "scripts"))  # as Python does for a script
-    for script in ENTRIES:
+    for script in scripts:
         sys.stdout.reconfigure(errors="strict")
         print(f"== {script}", flush=True)
         if status := run(script):

@@ -139,6 +139,7 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     assert "(n = 1 of 2)" in as_markdown(say(table, results)) and "paired" not in as_markdown(say(table, results))
 
 
+@pytest.mark.slow
 def test_runs_can_be_jobs_of_submitit(made, tmp_path):
     """Of its local executor, which is SLURM's in all but the machine."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
