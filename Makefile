@@ -21,11 +21,11 @@ TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(
 	$(if $(call on,$(DRY)),--dry) $(if $(call on,$(BUILD)),--build) $(if $(call on,$(MIXED)),--mixed) $(if $(WITH),--with $(WITH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench figure1 tables table7 page docs clean
+.PHONY: help setup demo test lint bench bench-gpu figure1 tables table7 page docs clean
 .PHONY: $(TABLES)
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Install the locked environment into .venv (the other targets do it when needed)
 
@@ -39,8 +39,11 @@ lint: $(INSTALLED) ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: $(INSTALLED) ## Run the benchmark
+bench: $(INSTALLED) ## Measure speed and memory on this machine (10 minutes), into results/benchmarks
 	$(PY) scripts/benchmark.py
+
+bench-gpu: $(INSTALLED) ## Measure the same on a GPU, with the paper's network
+	$(PY) scripts/benchmark.py --device cuda
 
 figure1: $(INSTALLED) ## Draw Figure 1, the noisy quadratic problem, at full size (a few minutes)
 	$(PY) scripts/nqp.py task=figure1

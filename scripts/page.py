@@ -1,4 +1,7 @@
-"""Makes the page of all results: ``README.md`` and ``index.html`` in the folder of results. ``make page`` runs it."""
+"""Makes the page of all results: ``README.md`` and ``index.html`` in the folder of results, and ``benchmarks/README.md``.
+
+``make page`` runs it.
+"""
 
 from pathlib import Path
 
@@ -20,13 +23,18 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     # Imported late: they take seconds, and --help doesn't need them.
+    from late_phase.benchmark.page import write_page
     from late_phase.reporting.documentation import documentation
     from late_phase.reporting.page import read_page
     from late_phase.reporting.page_html import as_html
     from late_phase.reporting.page_markdown import as_markdown
     from late_phase.support.files import write_text
 
-    page, folder = read_page(arguments.results, ROOT), arguments.results
+    folder = arguments.results
+    if (benchmarks := folder / "benchmarks").is_dir():
+        for path in write_page(benchmarks):
+            print(path)
+    page = read_page(folder, ROOT)
     texts = {folder / "README.md": as_markdown(page), folder / "index.html": as_html(page)}
     if folder.resolve() == ROOT / "results":
         texts |= documentation(page, ROOT)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 
 from late_phase.command_line.hydra_jobs import as_train_config, register_schemas
 from late_phase.config.training import TrainConfig
@@ -44,6 +45,13 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
     """Runs a script as ``__main__`` in an empty folder; returns its exit status, or the message it exits with, and its output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the script sets it: to be taken back
+    mode = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str, overrides: list[str]) -> object:
+        """Hydra composes every config twice, the first time to see whether it sets ``hydra.mode``. The configs here don't."""
+        return mode(hydra, config_name, overrides) if any("hydra.mode" in override for override in overrides) else None
+
+    monkeypatch.setattr(Hydra, "get_mode", get_mode)
 
     def run(*arguments: str, script: str = "train.py") -> tuple[int | str | None, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])

@@ -1,6 +1,7 @@
 """Runs every script from a copy of this repository's scripts, without what takes long; for tests of what they print.
 
-``python entries.py FOLDER`` makes the copy, with this repository's results as outputs, in ``FOLDER``.
+``python entries.py FOLDER [SCRIPT...]`` makes the copy in ``FOLDER``, with this repository's results as outputs. Without names of
+scripts, it runs all of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 from unittest.mock import patch
+
+from late_phase.benchmark.workloads import Sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["epochs=1", "batch_size=8", "dataset.subset=24", "dataset.test_subset=20", "late_phase.T0=0", "late_phase.K=2"]
@@ -23,7 +26,7 @@ ENTRIES = {
     "scripts/soup.py": ["tuned", "--to", "own/soup"],
     "scripts/nqp.py": ["K=1", "eta=0.1", "n=4", "target_norm=2.0", "window=1"],
     "scripts/prepare_data.py": ["digits"],
-    "scripts/benchmark.py": [],
+    "scripts/benchmark.py": ["--to", "own/benchmarks"],
     "scripts/demo.py": [],
     "scripts/table.py": ["table3", "--build"],
     "scripts/table7.py": ["--to", "own"],
@@ -38,10 +41,11 @@ BEFORE = {
 
 
 def run(script: str, arguments: list[str]) -> int | str | None:
-    """A script as ``__main__``, with each training run that others start done already; returns what it exits with."""
+    """A script as ``__main__``; returns what it exits with. Training that others start is done already, and no blocks are timed."""
     with (
         patch.object(sys, "argv", [script, *arguments]),
-        patch("late_phase.benchmark.report.benchmark", lambda *_: None),
+        patch("late_phase.benchmark.report.PARTS", ()),
+        patch("late_phase.benchmark.workloads.Sizes.on", lambda *_: Sizes(depth=10, width=1, batch=8, K=2)),
         patch("late_phase.support.children.run_script", lambda *_: 0),
     ):
         try:
@@ -61,11 +65,11 @@ def copy(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, scripts = Path(sys.argv[1]), sys.argv[2:] or ENTRIES
     copy(folder)
     os.chdir(folder)
     sys.path.insert(0, str(folder / "scripts"))  # as Python does for a script
-    for script in ENTRIES:
+    for script in scripts:
         sys.stdout.reconfigure(errors="strict")
         print(f"== {script}", flush=True)
         for arguments in BEFORE.get(script, []):

@@ -1,4 +1,8 @@
-"""A run that kills itself with SIGKILL at a given place: ``python killed.py DIRECTORY PLACE OVERRIDES...``, for test_run.py."""
+"""Runs that kill themselves with SIGKILL, each at a given place: ``python killed.py DIRECTORY PLACE,... OVERRIDES...``.
+
+``{place}`` in ``DIRECTORY`` stands for the place, with ``-`` instead of ``:``. The runs are forks of one process, which imports all
+that they need. If all are killed, it kills itself, too.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-from late_phase import LatePhase
+from late_phase import LatePhase, data
 from late_phase.command_line.hydra_jobs import as_dataclass
 from late_phase.config.check import check
 from late_phase.runs import directory as run_directory
@@ -66,10 +71,16 @@ def arm(place: str) -> None:
 
 
 if __name__ == "__main__":
-    directory, place, *overrides = sys.argv[1:]
+    directory, places, *overrides = sys.argv[1:]
     torch.set_num_threads(1)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = check(as_dataclass(compose("train", overrides)))
-    arm(place)
-    run(config, Path(directory))
-    sys.exit("the place was never reached")
+    data.load("digits")
+    for place in places.split(","):
+        if not (child := os.fork()):
+            arm(place)
+            run(config, Path(directory.format(place=place.replace(":", "-"))))
+            os._exit(1)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+            sys.exit(f"{place} was never reached")
+    kill()

@@ -17,11 +17,12 @@ MISTAKES = {
     "half a pair": ("benchmark", ["--pairs=1.5"], r"argument --pairs: '1\.5' is not an integer of at least 1: {usage}"),
     "a missing value": ("benchmark", ["--pairs"], r"argument --pairs: expected one argument: {usage}"),
     "an unknown option": ("benchmark", ["--fast"], r"unrecognized arguments: --fast: {usage}"),
+    "an unknown device": ("benchmark", ["--device=tpu"], r"argument --device: 'tpu' is not one of cpu, cuda: {usage}"),
     "an unknown argument": ("benchmark", ["5"], r"unrecognized arguments: 5: {usage}"),
-    "a folder as a file": (
+    "a file as a folder": (
         "benchmark",
-        ["--json", "."],
-        r"--json=\. can't be used, because \. can't be written \(Is a directory\): choose .*\.",
+        ["--to", "/dev/null"],
+        r"--to=/dev/null can't be used, because /dev/null/cpu\.json can't be written \(File exists\): choose .*\.",
     ),
     "no folders": ("report", [], r"the following arguments are required: FOLDER: {usage}"),
     "numbers without a place": ("report", ["x", "--keep"], r"--keep needs --to: {usage}"),
@@ -37,7 +38,7 @@ MISTAKES = {
     "arguments of the demo": ("demo", ["fast"], r"unrecognized arguments: fast: {usage}"),
 }
 USAGE = {
-    "benchmark": r"write benchmark\.py \[-h\] \[--pairs N\] \[--json FILE\]\.",
+    "benchmark": r"write benchmark\.py \[-h\] \[--pairs N\] \[--device NAME\] \[--to FOLDER\]\.",
     "report": r"write report\.py \[-h\] \[--to FOLDER\] \[--keep\] FOLDER \[FOLDER \.\.\.\]\.",
     "soup": r"write soup\.py \[-h\] --to FOLDER \[--greedy\] RUN \[RUN \.\.\.\]\.",
     "prepare_data": r"write prepare_data\.py \[-h\] \[--root FOLDER\] NAME\.",

@@ -1,22 +1,36 @@
-"""The benchmark measures what it says: pairs, noise, memory; and all of it with small sizes."""
+"""The benchmark measures what it says: pairs, noise, memory, operations; all of it with small sizes. Its page shows the record."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
+import re
 import shutil
+import statistics
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.datasets import ImageFolder
 
+from late_phase.benchmark import report
+from late_phase.benchmark.late import late_bytes_over_base, late_over_base
+from late_phase.benchmark.page import as_markdown, draw, read_records, write_page
+from late_phase.benchmark.rates import Convolution, Isolated, convolutions, wrn_over_convolutions
 from late_phase.benchmark.report import benchmark
-from late_phase.benchmark.workloads import Sizes, late_bytes_over_base, memory_format
+from late_phase.benchmark.streaming import SIZE, write_photos
+from late_phase.benchmark.workloads import Sizes, build, memory_format, precisions, train
 from late_phase.support.devices import torch_settings
+from late_phase.support.errors import UserError
+from late_phase.support.files import write_json
 from late_phase.support.timing import interval, measure, paired, peak_bytes, top_operations
 
 CPU = torch.device("cpu")
@@ -95,34 +109,170 @@ def test_late_phase_memory_is_the_members_and_the_accumulated_gradient_to_the_by
     assert memory["late_bytes_over_base"] == expected / memory["bytes"]["members"]
 
 
+TINY = Sizes(
+    pairs=2,
+    depth=10,
+    width=1,
+    batch=8,
+    images=240,
+    Ks=(1, 3),
+    K=2,
+    units=8,
+    length=5,
+    block={"wrn": 2, "lenet": 2},
+    matrix=64,
+    photos=6,
+    workers=(0, 1),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_everything_is_measured_and_printed(capsys):
-    sizes = Sizes(
-        pairs=2, depth=10, width=1, batch=8, images=240, K=2, units=8, length=5, block={"wrn": 2, "lenet": 2}, workers=(0, 1)
-    )
+def test_everything_is_measured_and_printed(capsys, tmp_path):
     with torch_settings(CPU, None, seed=0):
-        record = json.loads(json.dumps(benchmark(sizes, CPU)))
-    names = [
-        "late_over_base",
-        "k10_over_k1",
-        "augment_over_pil",
-        "epoch_over_plain_wrn",
-        "epoch_over_plain_lenet",
-        "rank1_over_lstm",
-    ]
-    assert [m["name"] for m in record["measurements"]] == names
+        write_json(tmp_path / "cpu.json", benchmark(TINY, CPU))
+    record = json.loads((tmp_path / "cpu.json").read_text())
+    by_precision = ["epoch_over_plain_wrn", "epoch_over_plain_lenet", "wrn_over_matrix", "wrn_over_convolutions"]
+    names = ["late_over_base_k1", "late_over_base_k3", *(f"{name}_{own}" for name in by_precision for own in precisions(CPU))]
+    names += ["augment_over_pil", "stream_over_torchvision_one_core", "stream_over_torchvision_all_cores", "rank1_over_lstm"]
+    measured = {m["name"]: m for part in record["parts"] for m in part["measurements"]}
+    assert list(measured) == names
     printed = capsys.readouterr().out
-    for m in record["measurements"]:
-        assert len(m["ratios"]) == len(m["seconds"]) == (5 if m["name"] == "k10_over_k1" else 2)
+    for m in measured.values():
+        # An iteration of 3 members lasts 2 blocks.
+        assert len(m["ratios"]) == len(m["seconds"]) == 2
         numbers = [m["median"], m["ratio_of_totals"], *m["noise"], *m["ratios"], *itertools.chain(*m["seconds"])]
         assert all(math.isfinite(number) and number > 0 for number in numbers)
-        assert m["verdict"] in ("met", "within noise", "missed")
+        assert m["verdict"] in (("met", "within noise", "missed") if m["bar"] else ("",))
         assert [len(operations) for operations in m["profiles"].values()] == ([5, 5] if m["verdict"] == "missed" else [])
         assert printed.count(f"{m['name']} is missed") == len(m["profiles"])
         assert f"\n{m['name']} " in printed
     assert record["memory"]["late_bytes_over_base"] > record["memory"]["late_bytes_over_base_less_theta_gradient"] > 0
-    assert {"torch", "device", "threads", "git_commit", "sizes", "total_seconds"} <= set(record)
+    assert {"date", "hardware", "versions", "git_commit", "sizes", "total_seconds"} <= set(record)
+
+    paths = write_page(tmp_path)
+    assert [path.name for path in paths] == ["README.md", *(f"cpu-late-phase-over-its-base.{end}" for end in ("svg", "png"))]
+    text = paths[0].read_text()
+    assert all(text.count(f"\n| `{name}`") == 1 for name in names)
+    seconds = statistics.median(ours for ours, _ in measured["epoch_over_plain_wrn_fp32"]["seconds"])
+    assert f"| {200 * seconds / 60:.1f}" in text
+    per_core = statistics.median(50_000 / ours for ours, _ in measured["stream_over_torchvision_one_core"]["seconds"])
+    assert f"gives {per_core:.0f} images/s on a core" in text and f"feed {100 * 16 * per_core / 3000:.0f} % (" in text
+    shapes = len(measured["wrn_over_convolutions_fp32"]["convolutions"])
+    assert text.count("\n| 8 × ") == shapes * len(precisions(CPU))
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    """What is quick to measure, with small sizes."""
+    with pytest.MonkeyPatch.context() as patch, torch_settings(CPU, None, seed=0):
+        patch.setattr(report, "PARTS", [part for part in report.PARTS if part.axis])
+        return json.loads(json.dumps(benchmark(TINY, CPU)))
+
+
+def test_the_page_has_the_numbers_of_the_record(record, tmp_path):
+    write_json(tmp_path / "mine.json", record)
+    write_page(tmp_path)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (part,) = record["parts"]
+    for m in part["measurements"]:
+        cells = next(line for line in text.splitlines() if line.startswith(f"| `{m['name']}`")).split("|")
+        ours, reference = (statistics.median(side) for side in zip(*m["seconds"], strict=True))
+        shown = [f"{m['median']:.3f}", "{:.3f} to {:.3f}".format(*m["noise"]), m["verdict"], f"{ours:.4g}", f"{reference:.4g}"]
+        assert [cell.strip() for cell in cells[3:-1]] == shown
+    assert "## mine: " in text and f"numpy {record['versions']['numpy']}" in text and record["date"] in text
+    assert "![Late phase over its base](mine-late-phase-over-its-base.svg)" in text
+    for end in ("svg", "png"):
+        assert (tmp_path / f"mine-late-phase-over-its-base.{end}").stat().st_size > 1000
+
+
+def test_the_figure_has_the_time_of_a_minibatch_against_k(record, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("late_phase.benchmark.page.save", lambda figure, path: drawn.append(figure) or [])
+    (part,) = record["parts"]
+    draw(part, TINY.batch, tmp_path / "x")
+    times, ratios = drawn[0].axes
+    for number, container in enumerate(times.containers):
+        line, (low, high), _ = container
+        measured = [[pair[number] * TINY.batch / 50_000 * 1000 for pair in m["seconds"]] for m in part["measurements"]]
+        assert list(line.get_xdata()) == [1, 3]
+        assert line.get_ydata() == pytest.approx([statistics.median(own) for own in measured])
+        assert low.get_ydata() == pytest.approx([min(own) for own in measured])
+        assert high.get_ydata() == pytest.approx([max(own) for own in measured])
+    assert ratios.containers[0][0].get_ydata() == pytest.approx([m["median"] for m in part["measurements"]])
+
+
+def test_the_committed_page_is_that_of_the_committed_records():
+    folder = ROOT / "results" / "benchmarks"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert as_markdown(read_records(folder)) == text, "`make page` makes it anew"
+    for figure in re.findall(r"!\[.*?\]\((.*?)\.svg\)", text):
+        assert (folder / f"{figure}.svg").exists() and (folder / f"{figure}.png").exists()
+
+
+def test_a_file_that_is_no_record_is_refused(tmp_path):
+    assert "There is no record yet" in as_markdown(read_records(tmp_path))
+    for content in ("{}", "[1]", "null", "{"):
+        (tmp_path / "cpu.json").write_text(content)
+        with pytest.raises(UserError, match=r"cpu\.json is not a record of make bench \(.*\): make it again, or delete it\."):
+            read_records(tmp_path)
+
+
+def test_operations_are_those_that_torch_counts():
+    """Of all convolutions of a WRN, forward and backward: strided ones, and the first, which has no gradient of its inputs."""
+    model, inputs = build("wrn", TINY, CPU), torch.randn(3, 3, 32, 32)
+    with FlopCounterMode(display=False) as counter:
+        train(model, torch.optim.SGD(model.parameters()), [(inputs, torch.zeros(3, dtype=torch.int64))])
+    theirs = sum(flops for operation, flops in counter.get_flop_counts()["Global"].items() if "convolution" in str(operation))
+    counted = convolutions(model, inputs)
+    assert sum(count * shape.flops for shape, count in counted.items()) == theirs
+    assert counted.total() == sum(isinstance(layer, torch.nn.Conv2d) for layer in model.modules())
+    assert [shape.of_inputs for shape in counted] == [False] + [True] * (len(counted) - 1)
+
+
+def test_the_rate_in_isolation_is_that_of_all_operations_together():
+    shapes = [Convolution((2, 3, 8, 8), (4, 3, 3, 3), (1, 1), (1, 1), inputs) for inputs in (False, True)]
+    isolated = Isolated(Counter({shapes[0]: 1, shapes[1]: 2}), torch.float32, CPU)
+    block = isolated.block()
+    seconds = sum(count * shape.flops * isolated.seconds[shape][0] for shape, count in isolated.counted.items())
+    assert block == pytest.approx(seconds / isolated.flops)
+    for row, shape in zip(isolated.table(), shapes, strict=True):
+        assert row["gflop_per_second"] == pytest.approx(1000 / isolated.seconds[shape][0])
+        assert (row["count"], row["gflop"]) == (isolated.counted[shape], shape.flops / 1e9)
+
+
+def test_the_share_of_a_rate_is_a_ratio_of_rates():
+    record = wrn_over_convolutions("fp32", None, TINY, CPU)
+    for (ours, reference), ratio in zip(record["seconds"], record["ratios"], strict=True):
+        assert ratio == pytest.approx((1 / ours) / (1 / reference))
+    assert record["verdict"] == record["bar"] == "" and not record["profiles"]
+
+
+@pytest.mark.parametrize(("K", "pairs"), [(1, 2), (2, 2), (5, 3)])
+def test_pairs_are_whole_iterations(K, pairs):
+    """Blocks have 2 minibatches."""
+    record = late_over_base(TINY, CPU, K)
+    assert (len(record["ratios"]), record["x"], record["name"]) == (pairs, K, f"late_over_base_k{K}")
+
+
+def test_photos_are_jpegs_of_imagenets_size(tmp_path):
+    write_photos(tmp_path, 4)
+    found = ImageFolder(str(tmp_path))
+    assert found.targets == [0, 0, 1, 1]
+    sizes = [Path(path).stat().st_size for path, _ in found.samples]
+    assert 90_000 < statistics.mean(sizes) < 130_000
+    for path, _ in found.samples:
+        with Image.open(path) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", SIZE)
+
+
+def test_a_gpu_gets_the_papers_network(main, tmp_path):
+    sizes = Sizes.on(torch.device("cuda"), 3)
+    assert (sizes.depth, sizes.width, sizes.pairs) == (28, 10, 3) and Sizes.on(CPU) == Sizes()
+    if not torch.cuda.is_available():
+        status, _ = main("--device", "cuda", "--to", str(tmp_path), script="scripts/benchmark.py")
+        assert str(status).startswith("error: --device cuda: torch finds no GPU here: write benchmark.py [-h]")
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["wrn", "lenet"])

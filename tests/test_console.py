@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import entries
 import pytest
@@ -20,22 +21,30 @@ from late_phase.training.interruption import Interruption
 ENVIRONMENT = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], "HOME": os.environ["HOME"]}
 
 
-@pytest.mark.parametrize(
-    "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-)
-def test_every_script_ends_well_on_a_terminal_that_knows_ascii_only(tmp_path, encoding):
-    others = {"scripts/install.py"}  # which makes the environment before there is this package
-    assert {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} - others <= set(entries.ENTRIES)
-    command = [sys.executable, str(ROOT / "tests" / "entries.py"), str(tmp_path / "copy")]
+def printed_in_ascii(folder: Path, encoding: dict[str, str], *scripts: str) -> dict[str, str]:
+    """What scripts print on a terminal that knows ASCII only."""
+    command = [sys.executable, str(ROOT / "tests" / "entries.py"), str(folder), *scripts]
     done = subprocess.run(command, env=ENVIRONMENT | encoding, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     _, *printed = re.split(r"^== (.*)\n", done.stdout.decode("ascii"), flags=re.MULTILINE)
-    by_script = dict(zip(printed[::2], printed[1::2], strict=True))
+    return dict(zip(printed[::2], printed[1::2], strict=True))
+
+
+def test_every_script_ends_well_on_a_terminal_that_knows_ascii_only(tmp_path):
+    others = {"scripts/install.py"}  # which makes the environment before there is this package
+    assert {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")} - others <= set(entries.ENTRIES)
+    by_script = printed_in_ascii(tmp_path / "copy", {"PYTHONIOENCODING": "ascii"})
     assert set(by_script) == set(entries.ENTRIES)
     assert "flatness: sigma_z | single: deltaL (nats), 95 %" in by_script["scripts/evaluate.py"]
     for script in ("evaluate", "report", "nqp", "demo", "table"):
         assert re.search(r"\d \+- \d", by_script[f"scripts/{script}.py"]), script
     assert "mean +- standard deviation over n seeds" in by_script["scripts/demo.py"]
+
+
+def test_the_terminal_may_know_ascii_only_by_its_locale(tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (text,) = printed_in_ascii(tmp_path / "copy", locale, "scripts/report.py").values()
+    assert re.search(r"\d \+- \d", text)
 
 
 def printed(text: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> bytes:

@@ -333,7 +333,7 @@ def test_the_committed_page_is_that_of_the_committed_results():
 
 def test_the_page_has_all_folders_and_all_of_faithfulness_and_its_links_lead_somewhere():
     with_page = {path.parent.name for path in (ROOT / "results").glob("*/README.md")}
-    assert {"cifar10_lenet", "digits_demo", "nqp", "methods", "table6_pydocs", "tinyshakespeare", "benchmark"} <= with_page
+    assert {"cifar10_lenet", "digits_demo", "nqp", "methods", "table6_pydocs", "tinyshakespeare", "benchmarks"} <= with_page
     section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Faithfulness\n")[2]
     points = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(points) > 40

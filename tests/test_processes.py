@@ -92,11 +92,11 @@ def exchanged(rank: int) -> dict[str, float]:
         late, data = build(case, dist.group.WORLD), batches(case)
         whole = sum(parameter.numel() * 8 for parameter in late.model.parameters())
         advance(late, rank, 2, data[:T0])
-        found[f"{case} before T0"] = late._processes.exchanged / T0 / whole
+        found[f"{case} before T0"] = late.exchanged / T0 / whole
         late.spawn()
-        before = late._processes.exchanged
+        before = late.exchanged
         advance(late, rank, 2, data[T0 : T0 + 2 * K])
-        found[case] = (late._processes.exchanged - before) / (2 * K) / whole
+        found[case] = (late.exchanged - before) / (2 * K) / whole
     return found
 
 

@@ -106,24 +106,32 @@ def test_only_the_single_model_of_a_run_is_taken_for_its_weights(undisturbed, fi
         assert torch.equal(model.conv1.weight, load_file(undisturbed / "model.safetensors")["conv1.weight"])
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "step:5",  # before T0
-        "step:20",  # after T0, inside of an iteration and of an epoch
-        "saving:3",
-        "renaming:2",
-        "evaluating",
-    ],
-)
-def test_a_killed_run_started_again_ends_with_the_same_bytes(undisturbed, tmp_path, composed, place):
-    directory = tmp_path / "digits" / "tiny" / "seed=0"
-    killed = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killed.py"), str(directory), place, *TINY],
+PLACES = [
+    "step:5",  # before T0
+    "step:20",  # after T0, inside of an iteration and of an epoch
+    "saving:3",
+    "renaming:2",
+    "evaluating",
+]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that were killed, each in the folder of its place."""
+    folder = tmp_path_factory.mktemp("killed")
+    script, directory = ROOT / "tests" / "killed.py", folder / "{place}" / "tiny" / "seed=0"
+    done = subprocess.run(
+        [sys.executable, str(script), str(directory), ",".join(PLACES), *TINY],
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert killed.returncode == -signal.SIGKILL
+    assert done.returncode == -signal.SIGKILL
+    return folder
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_run_started_again_ends_with_the_same_bytes(undisturbed, killed, composed, place):
+    directory = killed / place.replace(":", "-") / "tiny" / "seed=0"
     assert not (directory / "metrics.json").exists()
     run(composed(*TINY), directory)
     assert_same_results(directory, undisturbed)

@@ -133,18 +133,19 @@ def test_directories_are_those_that_the_user_has_set(main, tmp_path, subdir, dir
     assert path == top / ("" if directories[0] == "0" else "x") / f"sweep-{ROW},K=2,3.md"
 
 
-def test_a_sweep_over_experiments_by_jobs_in_other_processes(tmp_path):
-    sweep = [
-        "-m",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "+experiment=digits_lenet_base,digits_lenet_lpbn_swa",
-        *SMOKE,
-    ]
-    command = [sys.executable, str(ROOT / "train.py"), *sweep, "seed=0,1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    titles, base, swa = rows(summary(done.stdout))
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_a_sweep_over_experiments(main, tmp_path, launcher):
+    """By this process, or by jobs in other processes."""
+    sweep = ["-m", "+experiment=digits_lenet_base,digits_lenet_lpbn_swa", *SMOKE, "seed=0,1"]
+    if launcher == "basic":
+        status, output = main(*sweep)
+        assert status == 0
+    else:
+        command = [sys.executable, str(ROOT / "train.py"), *sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        output = done.stdout
+    titles, base, swa = rows(summary(output))
     predictors = ["single", "ensemble", "swa", "swa_ensemble"]
     assert titles == ["experiment", *(f"{p}: {m}" for p in predictors for m in ("accuracy (%)", "NLL (nats)")), "n"]
     metrics = [(predictor, metric) for predictor in predictors for metric in ("test_accuracy", "test_nll")]

@@ -139,13 +139,14 @@ def test_a_run_that_is_deleted_is_the_only_one_that_is_missing(made, tmp_path):
     assert "(n = 1 of 2)" in as_markdown(say(table, results)) and "paired" not in as_markdown(say(table, results))
 
 
+@pytest.mark.slow
 def test_runs_can_be_jobs_of_submitit(made, tmp_path):
     """Of its local executor, which is SLURM's in all but the machine."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm")
     folder, outputs = made[0], Path(shutil.copytree(made[1], tmp_path / "outputs"))
     (run,) = outputs.glob("cifar10_lenet_lpbn/*/seed=1")
     shutil.rmtree(run)
-    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--launcher", "submitit_local"]
+    command = ["scripts/table.py", "mine", "--scale", "digits", "--seeds", "0", "1", "--launcher", "slurm_local"]
     places = ["--outputs", str(outputs), "--to", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, *command, *places, "--with", *SMOKE], cwd=folder, capture_output=True, text=True, check=False

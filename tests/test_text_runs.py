@@ -155,17 +155,19 @@ def test_the_checkpoint_holds_the_hidden_state(tmp_path, composed):
     assert all(part.any() for part in saved["batches"]["state"])
 
 
-@pytest.mark.parametrize("place", ["step:15", "saving:3"])
-def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path, composed, place):
-    directory = tmp_path / "lprank1" / "default" / "seed=0"
+def test_a_killed_run_started_again_ends_with_the_same_bytes(finished, tmp_path, composed):
+    places, directory = ("step:15", "saving:3"), tmp_path / "{place}" / "default" / "seed=0"
     killed = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killed.py"), str(directory), place, *tiny("lprank1")],
+        [sys.executable, str(ROOT / "tests" / "killed.py"), str(directory), ",".join(places), *tiny("lprank1")],
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
         check=False,
     )
-    assert killed.returncode == -signal.SIGKILL and not (directory / "metrics.json").exists()
-    run(composed(*tiny("lprank1")), directory)
-    assert_same_results(directory, finished("lprank1"))
+    assert killed.returncode == -signal.SIGKILL
+    for place in places:
+        directory = tmp_path / place.replace(":", "-") / "default" / "seed=0"
+        assert not (directory / "metrics.json").exists()
+        run(composed(*tiny("lprank1")), directory)
+        assert_same_results(directory, finished("lprank1"))
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name.startswith("gpt_")])

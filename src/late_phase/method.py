@@ -254,6 +254,11 @@ class LatePhase(CombinedMembers):
         return 1 if self._processes is None else self._processes.size
 
     @property
+    def exchanged(self) -> int:
+        """Bytes of gradients that this process has given to sums over all processes."""
+        return 0 if self._processes is None else self._processes.exchanged
+
+    @property
     def divides_minibatches(self) -> bool:
         """Whether each of several processes has a part of the next minibatch."""
         return self._processes is not None and (not self.spawned or self._processes.divide == MINIBATCHES)

@@ -39,6 +39,8 @@ def explain(error: BaseException) -> str:
     if unknown := re.search(r"Key '(\S+)' (?:is not in struct|not in '\w+')", text):
         owner = re.search(r"object_type=(\w+)", text)
         return unknown_key(full[1] if full else unknown[1], schemas().get(owner[1]) if owner else TrainConfig)
+    if launcher := re.search(r"In '(hydra/launcher)/(\w+)': Could not load 'hydra/launcher/submitit_", text):
+        return f"{launcher[1]}={launcher[2]} needs the package hydra-submitit-launcher: pip install -e '.[slurm]'."
     if choice := re.search(r"Could not find '((?:hydra/)?[^/']+)/([^']*)'", text):
         if choice[2] in CHOICES.get(choice[1], {}):
             return f"{choice[1]}={choice[2]} has no config: give the folder of {choice[1]}/{choice[2]}.yaml with --config-dir."

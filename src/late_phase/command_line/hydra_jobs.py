@@ -37,6 +37,9 @@ WAIT = 2.0
 # Hydra 1.3 gives argparse a help that is not a string and prints it itself. Python 3.14's argparse reads all helps before that.
 argparse.HelpFormatter._get_help_string = lambda _, action: action.help if isinstance(action.help, str) else ""
 
+# Hydra copies the store of all schemas several times for each config, and again what it loads from there. One store is enough.
+ConfigStore.__deepcopy__ = lambda self, _: self
+
 
 def register_schemas() -> None:
     """Registers the schemas and the resolvers with Hydra. It may be called several times."""

@@ -26,8 +26,6 @@ def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]
         The figure's files, ``path`` with the endings ``.svg`` and ``.png``. Without any numbers it removes these files and
         returns an empty list.
     """
-    import matplotlib as mpl
-
     shown = {
         key: lines for key in table.columns if (lines := {line: own for line, own in lines_of(table, results, key).items() if own})
     }
@@ -39,9 +37,18 @@ def draw(table: Table, results: Mapping[str, Numbers], path: Path) -> list[Path]
     figure = Figure(figsize=(5.5 * len(shown), 4), layout="constrained")
     for axes, (key, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         panel(axes, lines, table.figure, table.columns[key].axis or table.columns[key].title)
+    return save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Writes a figure as ``path`` with the ending of each format, and returns the files."""
+    import matplotlib as mpl
+
+    files = []
     with mpl.rc_context({"svg.hashsalt": "late-phase"}):
-        for file, (ending, options) in zip(files, FORMATS.items(), strict=True):
-            with atomic(file) as partial:
+        for ending, options in FORMATS.items():
+            files.append(path.with_name(f"{path.name}.{ending}"))
+            with atomic(files[-1]) as partial:
                 figure.savefig(partial, format=ending, **options)
     return files
 

@@ -23,7 +23,9 @@ def global_generators(device: torch.device, seed: int, *purpose: str | int) -> I
     """Seeds torch's global generators for a purpose during the block, on the CPU and on ``device``. Dropout uses them."""
     devices = [device] if device.type not in ("cpu", "mps") else []
     with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(_number(seed, *purpose) if purpose else seed)
+        # torch.manual_seed also formats the stack three times, to seed accelerators that aren't in use.
+        seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+        seed_all(_number(seed, *purpose) if purpose else seed)
         yield
 
 

@@ -18,7 +18,7 @@ import torch
 EPOCH = 50_000
 
 Block = Callable[[], float]
-"""Runs some minibatches and returns their time in seconds per ``EPOCH`` images."""
+"""Runs some work and returns its time in seconds per unit of work, such as ``EPOCH`` images."""
 
 
 def paired(ours: Block, reference: Block, count: int) -> list[tuple[float, float]]:
@@ -44,22 +44,23 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def measure(
-    name: str, bar: float, ours: Block, reference: Block, count: int, gain: bool = False, noisy: bool = False
+    name: str, bar: float | None, ours: Block, reference: Block, count: int, gain: bool = False, noisy: bool = False
 ) -> dict[str, Any]:
     """Measures the ratio of times over pairs, after one warm-up block of each. If it misses the bar, it also profiles both.
 
     Args:
-        bar: the largest allowed ratio ours / reference; with ``gain``, the smallest allowed ratio reference / ours.
+        bar: the largest allowed ratio ours / reference; with ``gain``, the smallest allowed ratio reference / ours; None if any
+            ratio is allowed.
         noisy: whether it is enough that one end of the noise interval reaches the bar.
     """
     ours(), reference()
     pairs = paired(ours, reference, count)
     ratios = [b / a if gain else a / b for a, b in pairs]
     median, noise, (a, b) = statistics.median(ratios), interval(ratios), map(sum, zip(*pairs, strict=True))
-    good = [value >= bar if gain else value <= bar for value in (median, *noise)]
-    verdict = "met" if good[0] else "within noise" if noisy and any(good) else "missed"
+    good = [bar is None or (value >= bar if gain else value <= bar) for value in (median, *noise)]
+    verdict = "" if bar is None else "met" if good[0] else "within noise" if noisy and any(good) else "missed"
     profiles = {"ours": top_operations(ours), "reference": top_operations(reference)} if verdict == "missed" else {}
-    shown = f"{'>=' if gain else '<='} {bar:.2f}{' in noise' if noisy else ''}"
+    shown = "" if bar is None else f"{'>=' if gain else '<='} {bar:.2f}{' in noise' if noisy else ''}"
     record = {"name": name, "bar": shown, "median": median, "noise": noise, "ratio_of_totals": b / a if gain else a / b}
     return record | {"verdict": verdict, "ratios": ratios, "seconds": pairs, "profiles": profiles}
 
@@ -75,14 +76,17 @@ def top_operations(block: Block, count: int = 5) -> list[str]:
     return [f"{getattr(event, key) / total:6.1%}  {event.count:6d} x  {event.key}" for event in top]
 
 
-def timed(run: Callable[[], object], device: torch.device, images: int) -> float:
-    """Returns the seconds per ``EPOCH`` images of a ``run`` over ``images``, until the device has finished its work."""
+def timed(run: Callable[[], object], device: torch.device, amount: float, unit: float = EPOCH) -> float:
+    """Returns the seconds per ``unit`` of a ``run`` over an ``amount``, until the device has finished its work.
+
+    By default these are images, and the unit is an epoch of them.
+    """
     synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
     synchronize()
     start = time.perf_counter()
     run()
     synchronize()
-    return (time.perf_counter() - start) * EPOCH / images
+    return (time.perf_counter() - start) * unit / amount
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+STOP = (signal.SIGTERM, signal.SIGINT)
+WARN = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""Schedulers send them before a job's time is over. Windows doesn't know them."""
+
 
 class Interruption:
-    """Handles SIGTERM and SIGINT for a run that saves before it ends.
+    """Handles SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 for a run that saves before it ends.
 
     Within this context manager a signal ends the process at once. Within :meth:`deferred` it only sets ``requested``; the training
     loop then saves and calls :meth:`exit`. A second signal isn't deferred. The exit status is 128 + the signal's number, as usual.
     Scripts can thus tell a stopped run from a finished one.
+
+    A launcher of jobs may handle signals, too. All but SIGINT are then handed to its own handler, once the run has saved. submitit
+    queues the job again on SIGUSR2, or on the signal in ``SUBMITIT_PREEMPT_SIGNAL``, and ignores SIGTERM: SLURM itself kills and
+    queues the jobs that it preempts, but a job that has ended by itself may not be queued again.
     """
 
     def __init__(self) -> None:
@@ -24,7 +32,7 @@ class Interruption:
     def __enter__(self) -> Interruption:
         self._before = {}
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (*STOP, *WARN):
                 self._before[number] = signal.signal(number, self._handle)
         except ValueError:  # outside of the main thread, the caller handles signals
             pass
@@ -45,12 +53,21 @@ class Interruption:
             self.exit()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested is not None, number
+        again, self.requested = self.requested is not None and not self._launchers(number), number
         if again or not self._deferred:
             self.exit()
 
+    def _launchers(self, number: int) -> Callable[[int, FrameType | None], object] | None:
+        """Returns a launcher's handler of a signal; None if there is none. Python's own handler of SIGINT is not a launcher's."""
+        handler = self._before.get(number)
+        return handler if callable(handler) and number != signal.SIGINT else None
+
     def exit(self) -> None:
-        number = signal.Signals(self.requested)
+        """Ends the process, or hands the signal to a launcher. If its handler returns, so does this method, and the run goes on."""
+        number, self.requested = signal.Signals(self.requested), None
+        if handler := self._launchers(number):
+            handler(number, None)
+            return
         with suppress(OSError):
             os.write(2, f"stopped by {number.name}\n".encode())  # print() fails if the signal has interrupted another print()
         raise SystemExit(128 + number)
