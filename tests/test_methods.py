@@ -157,7 +157,7 @@ def test_it_predicts(method, finished):
 
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml") if "_lstm_" not in path.stem)
-LARGE = ("imagenet_resnet152", "imagenet_densenet161")
+LARGE = ("imagenet_resnet152", "imagenet_densenet161", "imagenet_resnet50_base")
 SMALL = {
     "wrn": ("architecture.width=1", "architecture.depth=10"),
     "pyramidnet": ("architecture.depth=8", "architecture.alpha=3"),
