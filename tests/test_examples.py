@@ -26,28 +26,38 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs {package}")
 
 
+def accuracies_in(output: str) -> dict[str, float]:
+    """Returns the test accuracies that an example prints, by the name of the model."""
+    lines = re.findall(r"^(\S.*?) +test accuracy ([\d.]+)%, test loss [\d.]+$", output, re.MULTILINE)
+    return {model: float(accuracy) / 100 for model, accuracy in lines}
+
+
 def run(folder: Path, name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> dict[str, float]:
-    """Runs an example in a folder. Returns the test accuracies that it prints, by the name of the model."""
+    """Runs an example in a folder, in a process of its own. Returns its test accuracies."""
     command = [sys.executable, *launcher, str(EXAMPLES / name), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     end = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert end.returncode == 0, end.stderr
-    lines = re.findall(r"^(\S.*?) +test accuracy ([\d.]+)%, test loss [\d.]+$", end.stdout, re.MULTILINE)
-    return {model: float(accuracy) / 100 for model, accuracy in lines}
+    return accuracies_in(end.stdout)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_the_plain_loop_resumes_to_the_same_weights(tmp_path):
-    accuracies = run(tmp_path, "plain_loop.py", "--epochs=4", "--save=whole.pt")
+def test_the_plain_loop_resumes_to_the_same_weights(main, tmp_path):
+    def run_here(*arguments: str) -> dict[str, float]:
+        status, output = main("--epochs=4", *arguments, script="examples/plain_loop.py")
+        assert status == 0, output
+        return accuracies_in(output)
+
+    accuracies = run_here("--save=whole.pt")
     assert list(accuracies) == ["plain model", "late-phase model", "ensemble of members"]
     assert min(accuracies.values()) > 0.5
 
-    assert run(tmp_path, "plain_loop.py", "--epochs=4", "--checkpoint=run.pt", "--stop-after=3") == {}
+    assert run_here("--checkpoint=run.pt", "--stop-after=3") == {}
     assert torch.load(tmp_path / "run.pt")["late"]["members"] is not None
-    assert run(tmp_path, "plain_loop.py", "--epochs=4", "--checkpoint=run.pt", "--save=resumed.pt") == accuracies
+    assert run_here("--checkpoint=run.pt", "--save=resumed.pt") == accuracies
     whole = torch.load(tmp_path / "whole.pt")
     assert same(whole, torch.load(tmp_path / "resumed.pt"))
     runpy.run_path(str(EXAMPLES / "plain_loop.py"))["convnet"]().load_state_dict(whole, strict=True)

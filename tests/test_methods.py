@@ -184,7 +184,7 @@ def test_it_predicts(method, finished):
 
 OTHERS = {"lstm", "gpt", "mlp"}  # not on images
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml") if not OTHERS & {*path.stem.split("_")})
-LARGE = ("imagenet_resnet152", "imagenet_densenet161")
+LARGE = ("imagenet_resnet152", "imagenet_densenet161", "imagenet_resnet50_base")
 SMALL = {
     "wrn": ("architecture.width=1", "architecture.depth=10"),
     "pyramidnet": ("architecture.depth=8", "architecture.alpha=3"),

@@ -107,8 +107,8 @@ def more(m: Record) -> list[str]:
         shares = [100 * m["cores"] * rate / m["appetite"] for rate in rates]
         texts.append(
             f"`{m['name']}`: ours gives {rates[0]:.0f} images/s on a core ({shown(rates[1:], 0)}). {m['cores']} such cores feed "
-            f"{shares[0]:.0f} % ({shown(shares[1:], 0)} %) of one H100, which trains a ResNet-50 in bf16 with about "
-            f"{m['appetite']:,} images/s, as its maker publishes; this is not measured here."
+            f"{shares[0]:.0f} % ({shown(shares[1:], 0)} %) of one H100, if it trains a ResNet-50 in bf16 with "
+            f"{m['appetite']:,} images/s, which is the usual order of magnitude and not measured here."
         )
     if "exchanged" in m:
         texts.append(f"`{m['name']}`: a process exchanges {m['exchanged']:.3f} of all gradients for a minibatch.")

@@ -62,8 +62,7 @@ def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: Wo
         if checkpoint.get(name) is None and method.state_dict() is not None:  # the method would silently start again
             raise UserError(f"{files.path} has a checkpoint without the state of {name}: remove the directory, and start again.")
     sums = EpochSums(**checkpoint["tally"])
-    if world.first:
+    sums.keep(world)
+    if world.first:  # dropout differs among processes
         set_random_state(checkpoint["random"], setup.device)
-    else:  # the sums are of all processes, and dropout differs among them
-        sums = EpochSums(sums.batches)
     return State(checkpoint["epoch"], sums, checkpoint["history"], checkpoint["seconds"])

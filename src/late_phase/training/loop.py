@@ -126,7 +126,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     state.sums.total(world)
                     late.gather()
                     save(setup, files, state, stopping)
-                    interruption.exit()
+                    state.sums.keep(world)
+                    interruption.exit()  # a launcher may let the run go on
             state.sums.total(world)
             late.gather()
             for method in methods:

@@ -55,6 +55,11 @@ class EpochSums:
         examples, self.loss, correct = world.total([self.examples, self.loss, self.correct])
         self.examples, self.correct = round(examples), round(correct)
 
+    def keep(self, world: World) -> None:
+        """Leaves the sums of all processes to the first one."""
+        if not world.first:
+            self.examples, self.loss, self.correct = 0, 0.0, 0
+
     def synchronize(self) -> None:
         """Waits for the device and updates the sums.
 
