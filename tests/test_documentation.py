@@ -36,7 +36,7 @@ ON_DIGITS = ["dataset=digits", "architecture=lenet", "+debug=smoke"]
 ON_TABLE = ["+debug=smoke_table"]
 ON_TEXT = ["+debug=smoke_text", "dataset.sequence_length=10"]
 
-DRY = re.compile(r"make (table\d+|tables)\b")
+DRY = re.compile(r"make (table\d+|tables|tabular)\b")
 """Targets that train for minutes to days: tests ask what they would do. tests/test_tables.py makes tables."""
 
 ELSEWHERE = {
@@ -97,6 +97,7 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
     places = {
         "dataset.root=FOLDER": f"dataset.root={tmp_path / 'images'}",
         "dataset.path=FILE": f"dataset.path={tmp_path / 'text'}",
+        "DATA=diamonds.csv": f"DATA={tmp_path / 'table.csv'}",
         "dataset.path=TABLE.csv": f"dataset.path={tmp_path / 'table.csv'}",
     }
     places |= {"architecture.weights=FILE": f"architecture.weights={weights}", "to=FOLDER": "to=results", "FOLDER": "folder"}
