@@ -75,7 +75,7 @@ def make(arguments: Namespace) -> None:
         data = arguments.data.absolute()  # scripts run in ROOT
         place = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
         of_images += ["dataset=image_folder", f"dataset.root={place}"]
-        of_file += [f"dataset.path={place}"]
+        of_file += ["dataset=table_file", f"dataset.path={place}"]  # a sweep over experiments has the dataset of none of them
     if arguments.images is not None:
         of_images.append(f"dataset.subset={arguments.images or 'null'}")
     device = [] if arguments.device is None else [f"runtime.device={literal(arguments.device)}"]

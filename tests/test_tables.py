@@ -236,10 +236,16 @@ def test_a_table_with_an_introduction_has_a_page_of_its_own(made, tmp_path):
 
 def test_a_table_of_a_users_file_takes_its_place_and_nothing_else(tmp_path, main):
     table = read_table(CONFIGS / "table" / "tabular.yaml")
-    planner = Planner(CONFIGS, tmp_path, of_images=["dataset=image_folder"], of_file=["dataset.path='my, own.csv'"], seeds=[0])
+    planner = Planner(
+        CONFIGS,
+        tmp_path,
+        of_images=["dataset=image_folder"],
+        of_file=["dataset=table_file", "dataset.path='my, own.csv'"],
+        seeds=[0],
+    )
     assert planner.changes(table) == []
     (job, *_) = planner.plan([table])[0].jobs
-    assert job.overrides[:2] == ("+experiment=diamonds_mlp_base", "dataset.path='my, own.csv'")
+    assert job.overrides == ("+experiment=diamonds_mlp_base", "dataset=table_file", "dataset.path='my, own.csv'")
     status, _ = main("tabular", "--dry", script="scripts/table.py")
     assert status == "error: tabular needs your own diamonds.csv: give it with --data FILE, or DATA=FILE for make."
 
