@@ -97,7 +97,6 @@ def test_a_command_does_what_it_says(main, tmp_path, finished, command):
     places = {
         "dataset.root=FOLDER": f"dataset.root={tmp_path / 'images'}",
         "dataset.path=FILE": f"dataset.path={tmp_path / 'text'}",
-        "DATA=diamonds.csv": f"DATA={tmp_path / 'table.csv'}",
         "dataset.path=TABLE.csv": f"dataset.path={tmp_path / 'table.csv'}",
     }
     places |= {"architecture.weights=FILE": f"architecture.weights={weights}", "to=FOLDER": "to=results", "FOLDER": "folder"}
