@@ -75,7 +75,8 @@ def make(arguments: Namespace) -> None:
         data = arguments.data.absolute()  # scripts run in ROOT
         place = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
         if data.is_file():
-            own |= {"text": ["dataset=text_file", f"dataset.path={place}"], "tables": [f"dataset.path={place}"]}
+            # A sweep over experiments has the dataset of none of them.
+            own |= {kind: [f"dataset={kind}_file", f"dataset.path={place}"] for kind in ("text", "table")}
         else:
             own["images"] = ["dataset=image_folder", f"dataset.root={place}"]
     if arguments.images is not None:
@@ -86,11 +87,11 @@ def make(arguments: Namespace) -> None:
     outputs = arguments.outputs.resolve()
     planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, own, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
-    if lacking := [name for name, table in tables.items() if table.file and "tables" not in own]:
+    if lacking := [name for name, table in tables.items() if table.file and "table" not in own]:
         raise UserError(f"{lacking[0]} needs your own {tables[lacking[0]].file}: give it with --data FILE, or DATA=FILE for make.")
-    if "text" in own and (others := [name for name, table in tables.items() if planner.task(table) not in own]):
+    if "text" in own and (others := [name for name, table in tables.items() if not table.file and planner.task(table) != "text"]):
         raise UserError(
-            f"--data {arguments.data} is a file, but {others[0]} is a table of images: give a folder, or name only tables of texts."
+            f"--data {arguments.data} is a file, but {others[0]} needs none: give a folder of images, or name only tables of texts."
         )
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))

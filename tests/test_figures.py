@@ -77,6 +77,15 @@ def test_rows_with_an_x_make_one_line(drawn, tmp_path):
     assert figures.draw(table, nothing, tmp_path / "f" / "figure") == [] and not any(file.exists() for file in files)
 
 
+def test_rows_of_one_name_of_a_line_make_one_line_each(drawn, tmp_path):
+    rows = [Row("a", x=0, line="small"), Row("b", x=0, line="large"), Row("c", x=1, line="small"), Row("d", x=1, line="large")]
+    table = a_table(*rows, rmse=Column("RMSE", "test_rmse"))
+    results = {row.name: Numbers({"rmse": {0: float(number)}}, [], 1, 1) for number, row in enumerate(rows)}
+    figures.draw(table, results, tmp_path / "figure")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in drawn[0].axes[0].lines}
+    assert lines == {"small (n = 1)": [[0, 0], [1, 2]], "large (n = 1)": [[0, 1], [1, 3]]}
+
+
 def test_a_row_whose_numbers_are_lines_is_one(drawn, runs):
     table = a_table(row := Row("a"), flat=FLATNESS)
     figures.draw(table, {"a": collect(table, row, runs, [0, 1], [0, 1], 3)}, runs / "figure")

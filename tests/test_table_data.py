@@ -198,6 +198,13 @@ def test_only_training_rows_decide():
     assert TableEncoding.of(split, "quantile", "refuse") == TableEncoding.of(other, "quantile", "refuse")
 
 
+def test_a_table_of_categories_alone():
+    colours = np.array(["red", "green"] * 20, dtype=object)
+    rows = Rows({"colour": colours}, np.arange(40.0))
+    encoding = TableEncoding.of(Split("t", "y", None, rows, None, rows, ""), "quantile", "refuse")
+    assert encoding.inputs == 2 and encoding(rows.columns).tolist() == [[0, 1], [1, 0]] * 20
+
+
 def test_labels_stay_labels():
     split = split_of(regression=False)
     encoding = TableEncoding.of(split, "standard", "refuse")

@@ -64,9 +64,7 @@ METHODS = {
     "tabm": Method((*BATCH_ENSEMBLE, "ensemble.init=first", "ensemble.average=true"), {"ensemble": 3, "single": 1}),
     "tabm, own minibatches": Method((*BATCH_ENSEMBLE, "ensemble.init=first", "ensemble.minibatches=own"), {"ensemble": 3}),
 }
-DATASETS = ("diabetes", "breast_cancer")
 every_method = pytest.mark.parametrize("method", METHODS)
-both = pytest.mark.parametrize("dataset", DATASETS)
 
 
 def tiny(method: str, dataset: str = "diabetes") -> tuple[str, ...]:
@@ -90,8 +88,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, composed: Callable[..., T
     return directory
 
 
-@both
-@every_method
+@pytest.mark.parametrize(
+    ("method", "dataset"),
+    [*((method, "diabetes") for method in METHODS), *((m, "breast_cancer") for m in ("base", "lpadapters", "dropout", "tabm"))],
+)
 def test_it_trains_and_its_metrics_are_scikit_learns(method, dataset, finished):
     directory, expected = finished(method, dataset), METHODS[method].predictors
     record = json.loads((directory / "metrics.json").read_text())
@@ -274,6 +274,29 @@ def test_weights_of_a_run_begin_another_one(tmp_path, composed):
     assert again["metrics"]["single"]["test_rmse"] == pytest.approx(first["metrics"]["single"]["test_rmse"], rel=1e-5)
 
 
+def test_suites_of_images_are_refused_and_a_run_is_exported(finished, tmp_path, main: Main):
+    directory = finished("lpadapters")
+    status, _ = main(f"run='{directory}'", "suite=calibration", script="scripts/evaluate.py")
+    assert str(status).startswith("error: suite=calibration ") and str(status).endswith(".") and "\n" not in str(status)
+    status, _ = main(str(directory), "--to", str(tmp_path / "hub"), script="scripts/export.py")
+    assert status == 0, status
+    assert "| test R²   |" in (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert late_phase.export.load.load(tmp_path / "hub").encoding.target == "target"
+
+
+def test_runs_make_a_deep_ensemble_of_mean_predictions(tmp_path, composed, main: Main):
+    folder = tmp_path / "diabetes_mlp_base" / "default"
+    for seed in (0, 1):
+        run(composed(*tiny("base"), f"seed={seed}"), folder / f"seed={seed}")
+    status, _ = main(f"run='{folder}'", script="scripts/evaluate.py")
+    assert status == 0, status
+    record = json.loads((folder / "seeds=0,1" / "evaluation" / "accuracy.json").read_text())
+    kept = [load_file(folder / f"seed={seed}" / "predictions" / "test.safetensors") for seed in (0, 1)]
+    mean = np.mean([own["single"][0].numpy() for own in kept], 0)
+    expected = root_mean_squared_error(kept[0]["targets"], mean)
+    assert record["metrics"]["single"]["test_rmse"] == pytest.approx(expected, rel=1e-6)
+
+
 MISTAKES = {
     "no target": (
         ["dataset.target=prize"],
@@ -337,8 +360,8 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glo
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_runs(experiment, tmp_path, composed):
     write_table(tmp_path / "mine.csv", 350)
-    own = (f"dataset.path='{tmp_path / 'mine.csv'}'", "dataset.ignore=[id]")
+    own = (f"dataset.path='{tmp_path / 'mine.csv'}'", "dataset.ignore=[id]") if "diamonds" in experiment else ()
     config = composed(f"+experiment={experiment}", "+debug=smoke_table", *own)
-    assert (config.epochs, config.optimizer.name, config.architecture.depth, config.patience) == (2, "adamw", 5, 16)
+    assert (config.epochs, config.optimizer.name, config.architecture.name, config.patience) == (2, "adamw", "mlp", 16)
     record = run(config, tmp_path / experiment / "default" / "seed=0")
     assert set(record["metrics"]) == {"base": {"single"}}.get(experiment.rpartition("_")[2], {"single", "ensemble"})

@@ -22,6 +22,7 @@ from late_phase.command_line.plan import collected, refuse_stale, summary
 from late_phase.command_line.planner import Planner
 from late_phase.reporting.numbers import read_result
 from late_phase.reporting.table_config import read_table
+from late_phase.reporting.table_files import write
 from late_phase.reporting.tables import as_csv, as_latex, as_markdown, provenance, say
 from late_phase.support.errors import UserError
 
@@ -214,6 +215,39 @@ def test_a_table_that_cannot_be_is_refused(tmp_path, change, message):
     path.write_text(OWN.replace(*change))
     with pytest.raises(UserError, match=f"mine.yaml is not a valid table .*{message}.*: compare it with"):
         read_table(path)
+
+
+def test_a_table_with_an_introduction_has_a_page_of_its_own(made, tmp_path):
+    table, planned = planned_again(made)
+    table = replace(table, introduction="Read this *first*.\n", figure="x", rows=[replace(table.rows[0], x=1.0)])
+    results = collected(table, planned, "")
+    paths = write(table, results, "mine", tmp_path, "", [])
+    page = paths[-1]
+    assert page == tmp_path / "tables_mine.md" and paths[:-1] == write(
+        replace(table, introduction=""), results, "mine", tmp_path, "", []
+    )
+    text, own = page.read_text(encoding="utf-8"), (tmp_path / "tables" / "mine.md").read_text(encoding="utf-8")
+    heading, _, rest = own.partition("\n\n")
+    assert text == f"{heading}\n\nRead this *first*.\n\n![A table of mine](figures/mine.png)\n\n{rest}"
+    assert (tmp_path / "figures" / "mine.png").exists()
+    write(table, results, "mine", tmp_path / "other", "digits", [])
+    assert not (tmp_path / "other" / "tables_mine.md").exists()
+
+
+def test_a_table_of_a_users_file_takes_its_place_and_nothing_else(tmp_path, main):
+    table = read_table(CONFIGS / "table" / "tabular.yaml")
+    planner = Planner(
+        CONFIGS,
+        tmp_path,
+        of_images=["dataset=image_folder"],
+        of_file=["dataset=table_file", "dataset.path='my, own.csv'"],
+        seeds=[0],
+    )
+    assert planner.changes(table) == []
+    (job, *_) = planner.plan([table])[0].jobs
+    assert job.overrides == ("+experiment=diamonds_mlp_base", "dataset=table_file", "dataset.path='my, own.csv'")
+    status, _ = main("tabular", "--dry", script="scripts/table.py")
+    assert status == "error: tabular needs your own diamonds.csv: give it with --data FILE, or DATA=FILE for make."
 
 
 def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_path):

@@ -36,7 +36,7 @@ class Planner:
         configs, outputs: folders of configs and of runs.
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
-        of_task: kind of task -> more overrides, for tables of that kind only.
+        own_data: overrides that choose the user's own data: for tables of ``images``, of ``text``, and of a ``table`` that they need.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
@@ -44,7 +44,7 @@ class Planner:
     outputs: Path
     scale: str = ""
     extra: Sequence[str] = ()
-    of_task: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own_data: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seeds: Sequence[int] = ()
     _composed: dict[Overrides, DictConfig] = field(default_factory=dict)
     _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
@@ -53,8 +53,8 @@ class Planner:
     def overrides(self, table: Table) -> list[str]:
         """Returns the overrides that all runs of a table share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
-        of_task = self.of_task.get(self.task(table), ()) if self.of_task else ()
-        return [*map(as_in_sweeps, [*scale, *of_task, *self.extra])]
+        own = self.own_data.get("table" if table.file else self.task(table), ()) if self.own_data else ()
+        return [*map(as_in_sweeps, [*scale, *own, *self.extra])]
 
     def task(self, table: Table) -> str:
         """Returns the kind of task that a table is about. Its experiments are all of one kind."""
@@ -64,7 +64,7 @@ class Planner:
 
     def changes(self, table: Table) -> list[str]:
         """Returns the shared overrides that change what the runs compute. The place of the file that a table needs doesn't."""
-        place = [*map(as_in_sweeps, self.of_task.get("tables", ()) if table.file else ())]
+        place = [*map(as_in_sweeps, self.own_data.get("table", ()) if table.file else ())]
         return [own for own in self.overrides(table) if variant([own]) != variant([]) and own not in place]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:

@@ -23,6 +23,10 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     ``model.encoding`` turns raw data into the model's inputs. For images, ``model(model.encoding(pixels))`` gives the logits of
     uint8 pixels ``[examples, channels, height, width]``. For texts it is the vocabulary.
 
+    For tables, ``model.encoding`` takes a NumPy array for each column by name: float64 with nan for missing numbers, and objects
+    for categories. A regression's outputs are standardized: multiply them by ``model.encoding.std``, and add
+    ``model.encoding.mean``.
+
     Args:
         run: the run's directory, a folder above one run, or a folder that ``scripts/export.py`` has written.
 

@@ -32,8 +32,7 @@ class Task(ABC):
     Its ``objective`` says what training minimizes, what it counts, and how an ensemble predicts.
 
     Args:
-        dataset: a dataclass with the data, their ``name``, and ``in_words()``, which tells their amount; ``train`` is None if there
-            is nothing to train on.
+        dataset: a dataclass with the data and their ``name``; ``train`` is None if there is nothing to train on.
         encoding: turns raw data into the inputs of a model; ``to_json()`` writes it for the metadata of a model's file.
         device: where models compute.
     """
