@@ -36,7 +36,7 @@ class Planner:
         configs, outputs: folders of configs and of runs.
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
-        own_data: overrides that choose the user's own data: for tables of ``images``, of ``text``, and of a ``table`` that they need.
+        own_data: overrides that choose the user's own data, for tables of ``images``, of ``text``, or of a ``table``'s file.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
