@@ -74,10 +74,10 @@ def make(arguments: Namespace) -> None:
     if arguments.data is not None:
         data = arguments.data.absolute()  # scripts run in ROOT
         place = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
-        if data.is_file():
+        if not data.is_dir():
             # A sweep over experiments has the dataset of none of them.
             own |= {kind: [f"dataset={kind}_file", f"dataset.path={place}"] for kind in ("text", "table")}
-        else:
+        if not data.is_file():  # runs say that it doesn't exist
             own["images"] = ["dataset=image_folder", f"dataset.root={place}"]
     if arguments.images is not None:
         own.setdefault("images", []).append(f"dataset.subset={arguments.images or 'null'}")
@@ -89,7 +89,8 @@ def make(arguments: Namespace) -> None:
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
     if lacking := [name for name, table in tables.items() if table.file and "table" not in own]:
         raise UserError(f"{lacking[0]} needs your own {tables[lacking[0]].file}: give it with --data FILE, or DATA=FILE for make.")
-    if "text" in own and (others := [name for name, table in tables.items() if not table.file and planner.task(table) != "text"]):
+    of_file = arguments.data is not None and arguments.data.is_file()
+    if of_file and (others := [name for name, table in tables.items() if not table.file and planner.task(table) != "text"]):
         raise UserError(
             f"--data {arguments.data} is a file, but {others[0]} needs none: give a folder of images, or name only tables of texts."
         )

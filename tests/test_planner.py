@@ -104,20 +104,20 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
         ((), {}),
         (own, of_own),
     ):
-        planned = Planner(CONFIGS, tmp_path, of_images=of_images, seeds=[0]).plan([table])[0]
+        planned = Planner(CONFIGS, tmp_path, own_data={"images": of_images}, seeds=[0]).plan([table])[0]
         assert planned.impossible["Base"] == {suite: f"dataset=image_folder has {what}" for suite, what in lacking.items()}
         finish(planned)
         commands = evaluation(table, planned.now(), [])
         assert {command[-1] for command in commands} == {"suite=ood", "suite=corruption"} - {f"suite={s}" for s in lacking}
     texts = Table("Texts", "Mine", [0], columns=ACCURACY, rows=[Row("Base", "enwik8_lstm_base")], scales={"digits": "pydocs"})
-    assert Planner(CONFIGS, tmp_path, "digits", of_images=own).overrides(texts) == ["+scale=pydocs"]
-    assert Planner(CONFIGS, tmp_path, of_images=own).overrides(texts) == []
-    assert Planner(CONFIGS, tmp_path, of_images=own).overrides(table) == own
+    assert Planner(CONFIGS, tmp_path, "digits", own_data={"images": own}).overrides(texts) == ["+scale=pydocs"]
+    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(texts) == []
+    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(table) == own
 
 
 def test_a_text_of_ones_own_is_for_tables_of_texts(tmp_path):
     own = ["dataset=text_file", "dataset.path=somewhere"]
-    planner = Planner(CONFIGS, tmp_path, of_texts=own, seeds=[0])
+    planner = Planner(CONFIGS, tmp_path, own_data={"text": own}, seeds=[0])
     assert planner.overrides(a_table(Row("Base", "cifar10_lenet_base"))) == []
     table = read_table(CONFIGS / "table" / "gpt.yaml")
     assert planner.task(table) == "text" and planner.overrides(table) == planner.changes(table) == own
@@ -247,6 +247,6 @@ def test_base_and_late_phase_have_ten_seeds_at_the_convnets_scale():
 def test_a_file_is_no_data_for_tables_of_images(main, tmp_path):
     (tmp_path / "text").write_bytes(b"Mine, and nobody else's. " * 99)
     status, _ = main("gpt", "table1", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
-    assert str(status).startswith("error: --data text is a file, but table1 is a table of images: give a folder, or name only")
+    assert str(status).startswith("error: --data text is a file, but table1 needs none: give a folder of images, or name only")
     status, output = main("gpt", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
     assert status == 0 and f"+experiment=pydocs_gpt_base dataset=text_file dataset.path={tmp_path / 'text'}, seeds 0, 1" in output

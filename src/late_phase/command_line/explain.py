@@ -80,7 +80,9 @@ def unknown_key(key: str, owner: type | None) -> str:
     if owner is Chosen and Chosen not in (config for config, _ in CHOICES.get(group, {}).values()):
         return f"{key} has no type: start the defaults in the config of {group}=NAME with - /schema/{group}/NAME@_here_."
     if others:
-        return f"{key} is a key of {' and '.join(f'{group}={other}' for other in others)} only: choose that, or leave out {key}."
+        *first, last = (f"{group}={other}" for other in others)
+        named = f"{', '.join(first)} and {last}" if first else last
+        return f"{key} is a key of {named} only: choose that, or leave out {key}."
     cure = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}." if known else "see the files in configs/."
     return f"{key} is not a key of the config: {cure}"
 
