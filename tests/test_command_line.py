@@ -53,7 +53,10 @@ MISTAKES = {
     "a key added": (["+optimizer.beta=3"], r"optimizer\.beta is not a key of the config: choose one of name, lr,"),
     "a wrong type": (["epochs=abc"], r"epochs: Value 'abc' of type 'str' could not be converted to Integer"),
     "a wrong type inside": (["late_phase.K=2.5"], r"late_phase\.K: Value '2\.5'"),
-    "an unknown dataset": (["dataset=mnist"], r"dataset=mnist is unknown: choose one of cifar10, cifar100, digits, "),
+    "an unknown dataset": (
+        ["dataset=mnist"],
+        r"dataset=mnist is unknown: choose one of breast_cancer, california_housing, cifar10, ",
+    ),
     "an unknown experiment": (
         ["+experiment=cifar10_wrn"],
         r"experiment=cifar10_wrn is unknown: did you mean cifar10_wrn_\w+, .* or another of configs/experiment/\?",
@@ -105,7 +108,7 @@ MISTAKES = {
     "a key without a value": (["epochs"], "'epochs' has no value: write epochs=VALUE"),
     "nothing for a number": (["seed="], "seed: Value '' of type 'str' could not be converted to Integer"),
     "a number for a choice": (["late_phase=3"], "late_phase=3 doesn't name a choice: write late_phase=NAME"),
-    "nothing for a choice": (["dataset="], "dataset= is unknown: choose one of cifar10"),
+    "nothing for a choice": (["dataset="], "dataset= is unknown: choose one of breast_cancer, california_housing, cifar10"),
     "a launcher that isn't installed": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere is unknown: choose one of basic"),
     "a sweep without -m": (["epochs=3,4"], "epochs=3,4 has several values: put -m before it"),
     "another sweep without -m": (["epochs=choice(3,4)"], "has several values: put -m before it"),

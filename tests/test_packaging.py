@@ -64,7 +64,7 @@ def test_every_import_of_the_package_is_declared():
         imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     distributions = {"hydra": "hydra-core", "PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
     extras = PROJECT["optional-dependencies"]
-    declared = {Requirement(r).name for r in [*PROJECT["dependencies"], *extras["train"], *extras["wandb"]]}
+    declared = {Requirement(r).name for r in [*PROJECT["dependencies"], *extras["train"], *extras["wandb"], *extras["parquet"]]}
     foreign = imported - sys.stdlib_module_names - {"late_phase", *(path.stem for path in ROOT.glob("scripts/*.py"))}
     assert {distributions.get(name, name) for name in foreign} <= declared
 

@@ -43,7 +43,10 @@ def test_parquet_is_read_as_the_same_cells(tmp_path):
 
 def test_parquet_needs_a_package(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)  # as if it weren't installed
-    with pytest.raises(UserError, match=r"t\.parquet can't be read without the package pyarrow: install it, or give a CSV file\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"t\.parquet can't be read without the package pyarrow: run `pip install 'late-phase\[parquet\]'`, or give a CSV file\.$",
+    ):
         read("dataset.path", write(tmp_path, b"PAR1", "t.parquet"))
 
 

@@ -72,7 +72,8 @@ def _parquet(what: str, file: Path) -> tuple[list[str], list[Sequence[str]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise UserError(f"{what} can't be read without the package pyarrow: install it, or give a CSV file.") from error
+        cure = "run `pip install 'late-phase[parquet]'`, or give a CSV file"
+        raise UserError(f"{what} can't be read without the package pyarrow: {cure}.") from error
     try:
         table = parquet.read_table(file)
     except ArrowException as error:
