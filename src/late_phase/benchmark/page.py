@@ -110,6 +110,9 @@ def more(m: Record) -> list[str]:
             f"{shares[0]:.0f} % ({shown(shares[1:], 0)} %) of one H100, if it trains a ResNet-50 in bf16 with "
             f"{m['appetite']:,} images/s, which is the usual order of magnitude and not measured here."
         )
+    for side, operations in m["profiles"].items():
+        lines = "\n".join(operations)
+        texts.append(f"`{m['name']}` misses its bar. The slowest operations, {side}:\n\n```text\n{lines}\n```")
     if "exchanged" in m:
         texts.append(f"`{m['name']}`: a process exchanges {m['exchanged']:.3f} of all gradients for a minibatch.")
     if "convolutions" in m:

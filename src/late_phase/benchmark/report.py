@@ -84,7 +84,8 @@ def data(sizes: Sizes, device: torch.device) -> Made:
 
 def members(sizes: Sizes, device: torch.device) -> Made:
     for name, K, batch in (("lenet", sizes.K, 8), ("lenet", sizes.K, sizes.batch), ("mlp", 32, 2 * sizes.batch)):
-        yield parallel_over_sequential(name, K, batch, device, sizes.pairs)
+        bar = 0.6 if (name, device.type) == ("lenet", "cpu") else 0.2 if name == "lenet" else None
+        yield parallel_over_sequential(name, K, batch, bar, device, sizes.pairs)
 
 
 def processes(sizes: Sizes, device: torch.device) -> Made:

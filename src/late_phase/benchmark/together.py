@@ -31,7 +31,7 @@ def loss(model: Callable[..., Tensor], inputs: Tensor, labels: Tensor) -> Tensor
     return F.cross_entropy(model(inputs), labels)
 
 
-def parallel_over_sequential(name: str, K: int, batch: int, device: torch.device, pairs: int) -> dict[str, Any]:
+def parallel_over_sequential(name: str, K: int, batch: int, bar: float | None, device: torch.device, pairs: int) -> dict[str, Any]:
     """Measures an iteration of K members in one pass against the same members one after the other.
 
     Args:
@@ -64,7 +64,7 @@ def parallel_over_sequential(name: str, K: int, batch: int, device: torch.device
             other.step()
 
     blocks = [lambda run=run: timed(run, device, K * batch) for run in (at_once, in_turn)]
-    return measure(f"parallel_over_sequential_{name}_k{K}_batch{batch}", None, *blocks, pairs)
+    return measure(f"parallel_over_sequential_{name}_k{K}_batch{batch}", bar, *blocks, pairs)
 
 
 def two_over_one(divide: str, sizes: Sizes) -> dict[str, Any]:
