@@ -170,3 +170,98 @@ def test_late_phase_weights_that_a_pass_does_not_use_get_no_gradient():
     train(one.model, one, batches)
     in_one_pass(other, batches)
     assert_close(one, other)
+
+
+def refused(model: nn.Module, select: Selection, why: str, loss=loss) -> None:
+    torch.manual_seed(0)
+    late = LatePhase(model, sgd(model), select, 3)
+    late.spawn()
+    before = copy.deepcopy([late.members, model.state_dict()])
+    with pytest.raises(RuntimeError, match=why):
+        late.parallel(loss, minibatches(3))
+    torch.testing.assert_close([late.members, model.state_dict()], before, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_refuses_a_shared_batchnorm_that_runs_twice():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(192, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.norm(self.norm(images)).flatten(1))
+
+    refused(Twice(), head(), "share the running statistic norm.running_mean, which a pass updates several times")
+
+
+def test_refuses_other_buffers_that_change():
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(192, 5)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls.add_(1)
+            return self.head(images.flatten(1))
+
+    refused(Counts(), head(), "it changes the buffer calls, which members share")
+
+
+def test_refuses_a_loss_that_is_no_mean_or_has_no_late_phase_weights():
+    def unreduced(model, images, labels):
+        return F.cross_entropy(model(images), labels, reduction="none")
+
+    refused(models.plain(), head(), r"the loss of a minibatch has the shape \[7\] and must be one number", unreduced)
+
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.unused = nn.Linear(192, 5), nn.Linear(2, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(images.flatten(1))
+
+    refused(Unused(), by_name("unused.*"), "the loss doesn't depend on late-phase weights")
+
+
+def test_statistics_of_a_layer_that_a_pass_does_not_reach_stay():
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(192, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(images.flatten(1))
+
+    _, late = pair(Idle, head())
+    in_one_pass(late, minibatches(4, torch.float64))
+    assert late.model.norm.num_batches_tracked == 0
+
+
+def test_gradients_and_hooks_are_not_lost_in_silence():
+    late, _ = pair()
+    batches = minibatches(4, torch.float64)
+    loss(late.model, *batches[0])[0].backward()
+    with pytest.raises(RuntimeError, match="found gradients of another pass"):
+        late.parallel(loss, batches[:2])
+    late.zero_grad()
+    passed = late.parallel(loss, batches[:2])
+    late.zero_grad()  # the gradients come with the members
+    next(passed)
+    assert all(parameter.grad is not None for parameter in late.model.parameters())
+    late.zero_grad()
+    next(iter(late._phi.parameters.values())).register_hook(lambda gradient: gradient)
+    with pytest.raises(RuntimeError, match=r"doesn't call the hook of the late-phase weight 1\.weight"):
+        late.parallel(loss, batches[:2])
+
+
+def test_a_forgotten_last_step_is_noticed():
+    late, _ = pair()
+    passed = late.parallel(loss, minibatches(2, torch.float64))
+    next(passed)
+    late.step()
+    next(passed)
+    with pytest.raises(RuntimeError, match=r"step\(\) must be called once for each minibatch"):
+        next(passed)

@@ -75,14 +75,16 @@ def all_cases(rank: int) -> dict[str, Any]:
         advance(late, rank, 2, data[T0 : T0 + 5])
         late.gather()
         saved = state(late)
+        of_first = [saved]
+        dist.broadcast_object_list(of_first)  # all processes read the checkpoint that the first one wrote
         resumed = build(case, group)
-        resumed.model.load_state_dict(saved["model"])
-        resumed.load_state_dict(saved["late"])
+        resumed.model.load_state_dict(of_first[0]["model"])
+        resumed.load_state_dict(of_first[0]["late"])
         for one in (late, resumed):
             advance(one, rank, 2, data[T0 + 5 :])
             one.gather()
         found[case] = {"within": saved, "end": state(late), "resumed": state(resumed)}
-    return found | {"bytes": exchanged(rank), "refused": refusals(rank), "ddp": with_ddp(rank)}
+    return found | {"bytes": exchanged(rank), "refused": refusals(rank), "ddp": with_ddp(rank), "within": averaged_within(rank)}
 
 
 def exchanged(rank: int) -> dict[str, float]:
@@ -127,6 +129,18 @@ def refusals(rank: int) -> list[str]:
     embedding(torch.arange(5)).sum().backward()
     found.append(message(sparse.step))
     return found
+
+
+def averaged_within(rank: int) -> list[Any]:
+    """Weights, members and a member within an iteration of divided minibatches: each process has all members."""
+    late, data = build("minibatches", dist.group.WORLD), batches("minibatches")
+    late.spawn()
+    advance(late, rank, 2, data[:2])
+    with late.member(1) as model:
+        one = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match=r"state_dict\(\) needs all members"):
+        late.state_dict()
+    return copy.deepcopy([late.weights(), late.members, one, late.average().state_dict()])
 
 
 def with_ddp(rank: int) -> dict[str, Any]:
@@ -204,11 +218,11 @@ def test_refuses_what_would_be_wrong(two):
     expected = [
         "parallel() works in one process",
         "averaging needs all members, and other processes have some: call gather() on all processes first.",
-        "the state of the late phase needs all members",
+        "state_dict() needs all members",
         "member(0) needs all members",
         "the members share running statistics such as 1.running_mean",
-        "K=1 members can't be divided among 2 processes: choose divide='minibatches', or a larger K.",
-        "pull=0.5 needs all members in each process: choose divide='minibatches', or pull=0.",
+        "K=1 members can't be divided among 2 processes: choose divide=minibatches, or a larger K.",
+        "pull=0.5 needs all members in each process: choose divide=minibatches, or pull=0.",
         "divide='images' is unknown: choose minibatches or members.",
         "sparse gradients can't be exchanged",
     ]
@@ -219,3 +233,7 @@ def test_refuses_what_would_be_wrong(two):
 def test_works_in_a_loop_with_distributed_data_parallel(two):
     for (name, value), other in zip(two[0]["ddp"].items(), two[1]["ddp"].values(), strict=True):
         assert torch.equal(value, other), name
+
+
+def test_processes_that_divide_minibatches_have_all_members_at_any_time(two):
+    assert_close(two[0]["within"], two[1]["within"])

@@ -90,3 +90,16 @@ def test_the_state_of_another_late_phase_is_refused():
         split.load_state_dict(late.state_dict())
     with pytest.raises(ValueError, match=r"another selection, which differs in 6\.bias, 6\.weight"):
         LatePhase(model, sgd(model), batchnorm(), 3).load_state_dict(late.state_dict())
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
+    _model, late = models.spawned()
+    before = copy.deepcopy(late.state_dict())
+    name = next(iter(before["members"]))
+    for change, why in (
+        ({"members": before["members"] | {name: torch.zeros(3, 99)}}, r"as \[3, 99\], which doesn't fit this model"),
+        ({"member_states": before["member_states"][:2]}, "lacks optimizer states of members"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            late.load_state_dict(before | change)
+        torch.testing.assert_close(late.members, before["members"], rtol=0, atol=0)

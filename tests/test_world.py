@@ -62,8 +62,8 @@ def wait_for(file: Path, launcher: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def assert_close(one: Path, other: Path) -> None:
-    found, expected = (load_file(directory / "members.safetensors") for directory in (other, one))
+def assert_close(one: Path, other: Path, folder: str = ".") -> None:
+    found, expected = (load_file(directory / folder / "members.safetensors") for directory in (other, one))
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
     for row, wanted in zip(history(other), history(one), strict=True):
         for name, value in row.items():
@@ -100,6 +100,33 @@ def test_a_signal_to_one_process_saves_once_and_the_run_resumes_in_one(of_one, c
     with double_precision():
         run(composed(*long), tmp_path / "run")
     assert_close(of_one, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_a_signal_to_the_whole_job_saves_although_torchrun_hands_it_on(of_one, composed, tmp_path):
+    long = (*FEW, "runtime.checkpoint_every=0")
+    launcher = start(tmp_path / "run", *long, script="tests/double.py")
+    wait_for(tmp_path / "run" / "history.csv", launcher)
+    for process in (*processes_of(launcher), launcher.pid):
+        os.kill(process, signal.SIGTERM)
+    text = output(launcher)
+    assert launcher.returncode != 0 and (tmp_path / "run" / "checkpoint.pt").exists(), text
+    with double_precision():
+        run(composed(*long), tmp_path / "run")
+    assert_close(of_one, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_an_average_over_steps_is_that_of_one_process(composed, tmp_path):
+    ema = (*FEW, "averaging=ema")
+    launcher = start(tmp_path / "two", *ema, "late_phase.divide=minibatches", script="tests/double.py")
+    text = output(launcher)
+    assert launcher.returncode == 0, text
+    with double_precision():
+        run(composed(*ema), tmp_path / "one")
+    assert_close(tmp_path / "one", tmp_path / "two")
+    assert_close(tmp_path / "one", tmp_path / "two", "ema")
 
 
 @pytest.mark.slow

@@ -45,15 +45,15 @@ class Processes:
         if self.divide == MEMBERS:
             if self.size > K:
                 raise ValueError(
-                    f"K={K} members can't be divided among {self.size} processes: choose divide='minibatches', or a larger K."
+                    f"K={K} members can't be divided among {self.size} processes: choose divide=minibatches, or a larger K."
                 )
             if pull > 0:
-                raise ValueError(f"pull={pull} needs all members in each process: choose divide='minibatches', or pull=0.")
+                raise ValueError(f"pull={pull} needs all members in each process: choose divide=minibatches, or pull=0.")
             own = set(phi.live())
             if shared := [name for name in running_statistics(model) if name not in own]:
                 raise ValueError(
                     f"the members share running statistics such as {shared[0]}, so they can't be divided: "
-                    "choose divide='minibatches'."
+                    "choose divide=minibatches."
                 )
         with torch.no_grad():
             self.send([*model.parameters(), *model.buffers()], 0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from late_phase.base_gradients import BaseGradients
-from late_phase.checks import share
+from late_phase.checks import MEMBERS, share
 from late_phase.members import Members, Phi
 from late_phase.outer_momentum import OuterMomentum
 from late_phase.parameter_groups import THETA, ParameterGroups
@@ -152,7 +152,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         """Φ and the members' running statistics by full name, as ``[K, ...]``; None before ``spawn()``."""
         if self._live.members is None:
             return None
-        self._refuse_scattered("the state of the late phase")
+        self._refuse_scattered("the members")
         self._live.members.store()
         return self._live.members.values
 
@@ -194,8 +194,9 @@ class SharedOptimizer(torch.optim.Optimizer):
         if any(group.get("train_mode") for group in self.param_groups):
             raise RuntimeError(f"{what} was called in the schedule-free optimizer's train mode: call late.eval() first.")
 
-    def _refuse_scattered(self, what: str) -> None:
-        if self._live.scattered:
+    def _refuse_scattered(self, what: str, whole: bool = False) -> None:
+        """Refuses to combine members of which other processes have some, or to save a state of which they have a part."""
+        if self._live.scattered and (whole or self._processes.divide == MEMBERS):
             raise RuntimeError(f"{what} needs all members, and other processes have some: call gather() on all processes first.")
 
     def _refuse_within_step(self, what: str) -> None:
@@ -211,6 +212,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         This is the optimizer's state, the members, their optimizer states and the base gradients of an unfinished iteration, in
         plain dicts and lists. The tensors are references, as in torch's optimizers.
         """
+        self._refuse_scattered("state_dict()", whole=True)
         return {
             "K": self.K,
             "phi": self.phi,
@@ -241,7 +243,10 @@ class SharedOptimizer(torch.optim.Optimizer):
         self.optimizer.load_state_dict(optimizer_state)
         if self.spawned:
             self._live.members.load(state_dict["member"])
-        self._base_gradients.load(state_dict["theta_gradients"] if self.spawned else [None] * len(self._base_gradients.theta))
+        self._live.scattered = False
+        # gather() has summed the gradients of all processes, so one of them has the sum.
+        kept = self.spawned and (self._processes is None or self._processes.rank == 0)
+        self._base_gradients.load(state_dict["theta_gradients"] if kept else [None] * len(self._base_gradients.theta))
         self._groups.load_state_dict(state_dict.get("groups", {}))  # early checkpoints lack this entry
         self._outer.load(state_dict.get("outer", []) if self.spawned else [])  # and this one
 
@@ -265,3 +270,12 @@ class SharedOptimizer(torch.optim.Optimizer):
             raise ValueError(
                 f"the state has another selection, which differs in {', '.join(other[:5])}: build LatePhase with that selection."
             )
+        live = self._phi.live()
+        for name, values in (state_dict["members"] or {}).items():
+            if name not in live or values.shape != (self.K, *live[name].shape):
+                raise ValueError(
+                    f"the state has {name} as {list(values.shape)}, which doesn't fit this model: build the model as before."
+                )
+        states = state_dict["member_states"] or []
+        if state_dict["members"] is not None and [len(own) for own in states] != [len(self.phi)] * self.K:
+            raise ValueError("the state lacks optimizer states of members: load one that state_dict() returned.")

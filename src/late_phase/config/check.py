@@ -40,6 +40,8 @@ def check(config: TrainConfig) -> TrainConfig:
 def copies(config: TrainConfig) -> int:
     """Returns how many tensors as large as all weights training holds.
 
-    These are the weights, the gradients, the single model, and what the choices keep, such as optimizer states and averages.
+    These are the weights, the gradients, the single model, and what the choices keep, such as optimizer states and averages. Early
+    stopping has all of it twice but for gradients and the single model.
     """
-    return 3 + sum(getattr(config, group).copies for group in CHOICES)
+    kept = sum(getattr(config, group).copies for group in CHOICES)
+    return 3 + kept + (0 if config.patience is None else 1 + kept)

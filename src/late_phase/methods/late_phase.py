@@ -66,6 +66,11 @@ class LatePhaseModel(Method):
 
     # Before training.
 
+    def multiples(self) -> dict[str, int]:
+        settings = self.config.late_phase
+        reached = settings.reached(self.config.epochs) is not None
+        return {"late_phase.parallel_members": settings.parallel_members if reached else 1}
+
     def parametrize(self, model: nn.Module) -> None:
         from late_phase.support.seeding import generator
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -11,6 +12,10 @@ from types import FrameType
 STOP = (signal.SIGTERM, signal.SIGINT)
 WARN = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 """Schedulers send them before a job's time is over. Windows doesn't know them."""
+
+
+ECHO = 10.0
+"""Seconds in which a second signal is the first one again, if torchrun has started the process."""
 
 
 class Interruption:
@@ -27,6 +32,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self._time = -ECHO
         self._deferred = False
 
     def __enter__(self) -> Interruption:
@@ -53,7 +59,10 @@ class Interruption:
             self.exit()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.requested = self.requested is not None and not self._launchers(number), number
+        # torchrun hands on a signal that its processes may have got already, as a scheduler sends it to all of a job.
+        echo = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._time < ECHO
+        again = self.requested is not None and not self._launchers(number) and not echo
+        self.request(number)
         if again or not self._deferred:
             self.exit()
 
@@ -61,6 +70,10 @@ class Interruption:
         """Returns a launcher's handler of a signal; None if there is none. Python's own handler of SIGINT is not a launcher's."""
         handler = self._before.get(number)
         return handler if callable(handler) and number != signal.SIGINT else None
+
+    def request(self, number: int) -> None:
+        """Notes a signal, to this process or to another one of the run."""
+        self.requested, self._time = number, time.monotonic()
 
     def exit(self) -> None:
         """Ends the process, or hands the signal to a launcher. If its handler returns, so does this method, and the run goes on."""

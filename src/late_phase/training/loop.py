@@ -126,6 +126,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     state.sums.total(world)
                     late.gather()
                     save(setup, files, state, stopping)
+                    world.wait()  # torchrun stops all processes when one of them ends
                     state.sums.keep(world)
                     interruption.exit()  # a launcher may let the run go on
             state.sums.total(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ class EarlyStopping:
 
     def __init__(self, config: TrainConfig, measurement: str | None) -> None:
         self.patience, self.measurement = config.patience, measurement
-        self.first = max(config.late_phase.reached(config.epochs) or 0, getattr(config.averaging, "start", None) or 0)
+        start = 0 if config.averaging.name == "none" else config.averaging.start or 0
+        self.first = max(config.late_phase.reached(config.epochs) or 0, start)
         self.best: dict[str, Any] | None = None
 
     def ends(self, epoch: int) -> bool:
@@ -37,7 +39,7 @@ class EarlyStopping:
             row: the row of ``history.csv`` of the epoch.
             weights: returns all that has to be restored if this epoch is chosen.
         """
-        if self.patience is None or row["epoch"] <= self.first:
+        if self.patience is None or row["epoch"] <= self.first or not math.isfinite(row[self.measurement]):
             return
         if self.best is None or row[self.measurement] < self.best["value"]:
             self.best = {"epoch": row["epoch"], "value": row[self.measurement], "weights": copy.deepcopy(weights())}

@@ -75,8 +75,14 @@ class World:
             return False
         number = torch.tensor(interruption.requested or 0, device=self.device)
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        interruption.requested = int(number) or None
+        if int(number) and interruption.requested is None:
+            interruption.request(int(number))
         return interruption.requested is not None
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
 
 
 @contextmanager
@@ -135,6 +141,8 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
     for message, refused in refusals.items():
         if refused:
             raise UserError(message)
+    if getattr(config.ensemble, "minibatches", None) == "own":
+        raise UserError(f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.")
     T0 = settings.reached(config.epochs)
     if T0 is not None and settings.divide == MEMBERS and any(method.acts_on_steps for method in methods):
         raise UserError(
