@@ -200,6 +200,7 @@ def test_there_is_no_picture_of_words_or_without_a_single_model():
     assert figure([Point({"K": K}, [Run(Path(), {"metrics": {"ensemble": metrics[0]}}, [], None)], {}) for K in "23"]) is None
 
 
+@pytest.mark.slow
 def test_the_agent_of_wandb_runs_a_point_of_its_grid(tmp_path, monkeypatch):
     """By the agent's own code, but for the server, which hands it the point; and offline."""
     agent = pytest.importorskip("wandb.wandb_agent")

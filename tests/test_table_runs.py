@@ -123,7 +123,8 @@ def test_it_trains_and_its_metrics_are_scikit_learns(method, dataset, finished):
 
 
 @every_method
-@pytest.mark.parametrize("steps", [3, 18])  # within the first epoch; after T0 and the first average, within epoch and iteration
+# Within the first epoch; after T0 and the first average, within epoch and iteration.
+@pytest.mark.parametrize("steps", [pytest.param(3, marks=pytest.mark.slow), 18])
 def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed):
     directory = tmp_path / "a" / "default" / "seed=0"
     if steps > 5 * len(history(finished(method))):
