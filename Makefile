@@ -39,7 +39,7 @@ lint: $(INSTALLED) ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: $(INSTALLED) ## Measure speed and memory on this machine (10 minutes), into results/benchmarks
+bench: $(INSTALLED) ## Measure speed and memory on this machine (15 minutes), into results/benchmarks
 	$(PY) scripts/benchmark.py
 
 bench-gpu: $(INSTALLED) ## Measure the same on a GPU, with the paper's network

@@ -22,6 +22,12 @@ def save(path: Path, pixels: np.ndarray | Image.Image = PIXELS, **options) -> Pa
     return path
 
 
+def images(folder: Path, *names: str, size: int = 32) -> None:
+    """Writes noise to each file."""
+    for name in names:
+        save(folder / name, Image.effect_noise((size, size), 50))
+
+
 def refused(call: Callable[[], object], *fragments: str) -> str:
     with pytest.raises(UserError) as error:
         call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,16 @@ def history(directory: Path) -> list[dict[str, str]]:
 
 def files_in(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """The same weights, predictions and samples, byte for byte, and the same metrics and history."""
+    names = {name for name in files_in(one) if name.endswith((".safetensors", "sample.txt"))}
+    assert names == {name for name in files_in(other) if name.endswith((".safetensors", "sample.txt"))}
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((one / "metrics.json").read_text())["metrics"] == json.loads((other / "metrics.json").read_text())["metrics"]
+    assert history(one) == history(other)
 
 
 def run_until(steps: int, config: TrainConfig, directory: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from models import minibatches, plain, sgd, spawned, train
@@ -76,19 +74,6 @@ def test_an_interruption_neither_skips_nor_repeats_a_step(tmp_path, composed, mo
     saved = torch.load(directory / "checkpoint.pt", weights_only=True)
     assert saved["averaging"]["count"] == 3 == saved["tally"]["batches"]
     assert saved["averaging"]["mean"]["bn1.weight"].shape == (3, 6)
-
-
-def test_it_goes_on_from_its_state():
-    model, late = spawned()
-    whole, first = EMA(0.9, warmup=True), EMA(0.9, warmup=True)
-    for i, batch in enumerate(minibatches(6)):
-        train(model, late, [batch])
-        whole.update(late.weights())
-        if i == 2:
-            first.load_state_dict(copy.deepcopy(whole.state_dict()), torch.device("cpu"))
-        elif i > 2:
-            first.update(late.weights())
-    assert all(torch.equal(first.mean[name], value) for name, value in whole.mean.items())
 
 
 def test_it_is_measured_where_that_is_asked_for(tmp_path, composed):

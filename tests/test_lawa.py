@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from models import minibatches, spawned, train
@@ -37,19 +35,6 @@ def test_of_all_weights_it_is_swa():
         all_alike.update(late.weights())
     for name, mean in all_alike.mean.items():
         torch.testing.assert_close(latest.mean[name], mean, rtol=1e-5, atol=1e-6)
-
-
-def test_it_goes_on_from_its_state():
-    model, late = spawned()
-    whole, first = LAWA(3), LAWA(3)
-    for i, batch in enumerate(minibatches(7)):
-        train(model, late, [batch])
-        whole.update(late.weights())
-        if i == 3:
-            first.load_state_dict(copy.deepcopy(whole.state_dict()), torch.device("cpu"))
-        elif i > 3:
-            first.update(late.weights())
-    assert all(torch.equal(first.mean[name], value) for name, value in whole.mean.items())
 
 
 def test_a_run_averages_the_ends_of_its_last_epochs(tmp_path, composed):

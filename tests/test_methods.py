@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from runs import TINY, files_in, history, run_until
+from runs import TINY, assert_same_results, files_in, history, run_until
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -137,11 +137,7 @@ def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, compose
     directory = tmp_path / method / "default" / "seed=0"
     run_until(steps, composed(*tiny(method)), directory)
     run(composed(*tiny(method)), directory)
-    written = {name for name in files_in(directory) if name.endswith(".safetensors")}
-    assert written == {name for name in files_in(finished(method)) if name.endswith(".safetensors")}
-    for name in written:
-        assert (directory / name).read_bytes() == (finished(method) / name).read_bytes(), name
-    assert history(directory) == history(finished(method))
+    assert_same_results(directory, finished(method))
 
 
 @every_method

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from runs import TINY, StopAfter, files_in, history, run_until
+from runs import TINY, StopAfter, assert_same_results, files_in, history, run_until
 from safetensors.torch import load_file
 
 from late_phase import LatePhase
@@ -35,13 +35,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, composed: Callable[...
     directory = tmp_path_factory.mktemp("undisturbed") / "digits" / "tiny" / "seed=0"
     run(composed(*TINY), directory)
     return directory
-
-
-def assert_same_results(one: Path, other: Path) -> None:
-    for name in ("model.safetensors", "members.safetensors", "predictions/test.safetensors"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    assert json.loads((one / "metrics.json").read_text())["metrics"] == json.loads((other / "metrics.json").read_text())["metrics"]
-    assert history(one) == history(other)
 
 
 def test_the_run_directory_holds_what_it_promises(undisturbed):

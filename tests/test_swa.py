@@ -55,21 +55,6 @@ def test_before_spawn_the_members_are_all_phi_0():
     assert list(weights) == [name for name, _ in model.named_parameters()]
 
 
-def test_it_goes_on_from_its_state():
-    model, late = spawned()
-    whole, first = SWA(), SWA()
-    for i, batch in enumerate(minibatches(6)):
-        train(model, late, [batch])
-        whole.update(late.weights())
-        if i == 2:
-            state = copy.deepcopy(whole.state_dict())
-            first.load_state_dict(state, torch.device("cpu"))
-        elif i > 2:
-            first.update(late.weights())
-    assert first.count == whole.count
-    assert all(torch.equal(first.mean[name], value) for name, value in whole.mean.items())
-
-
 @pytest.fixture
 def trained(composed, tmp_path):
     """A run with late-phase weights and SWA over its last two of four epochs, as the loop leaves it."""

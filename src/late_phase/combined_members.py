@@ -31,26 +31,25 @@ class CombinedMembers(SharedOptimizer):
         """Gives all processes the same state. Call it on all of them before anything that combines members, and ``state_dict()``.
 
         Each process gets every member, with its optimizer state, from the process that trains it, and the running statistics of
-        the first process. The base gradients of an unfinished iteration are summed on the first process. With one process it does
-        nothing.
+        the first process. The base gradients of an unfinished iteration are summed on the first process. With one process, and
+        before ``spawn()``, it does nothing.
         """
         processes, members = self._processes, self._live.members
         if processes is None or not self._live.scattered:
             return
         self._live.scattered = False
-        if members is not None:
-            members.store()
-            kept, states = self._groups.state_dict(), members.states_in_order()
-            for k in range(self.K):
-                source = processes.owner(k)
-                processes.send([values[k] for values in members.values.values()], source)
-                if processes.divide == MEMBERS:
-                    device = next(self.model.parameters()).device
-                    own, kept[k] = processes.send_states([states[k], kept.get(k, [{} for _ in self.param_groups])], source, device)
-                    members.states[k] = {p: state for p, state in zip(self._phi.parameters.values(), own, strict=True) if state}
-            self._groups.load_state_dict(kept)
-            members.load(members.entered)
-            self._base_gradients.gather(processes)
+        members.store()
+        kept, states = self._groups.state_dict(), members.states_in_order()
+        for k in range(self.K):
+            source = processes.owner(k)
+            processes.send([values[k] for values in members.values.values()], source)
+            if processes.divide == MEMBERS:
+                device = next(self.model.parameters()).device
+                own, kept[k] = processes.send_states([states[k], kept.get(k, [{} for _ in self.param_groups])], source, device)
+                members.states[k] = {p: state for p, state in zip(self._phi.parameters.values(), own, strict=True) if state}
+        self._groups.load_state_dict(kept)
+        members.load(members.entered)
+        self._base_gradients.gather(processes)
         processes.send(self.model.buffers(), 0)
 
     @torch.no_grad()

@@ -235,14 +235,14 @@ class LatePhase(CombinedMembers):
 
     def _collect_gradients(self) -> None:
         """Takes the gradients away from θ. At the last member of an iteration θ gets the sum over all members instead."""
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        if all(parameter.grad is None for parameter in parameters):
+        if all(parameter.grad is None for group in self.param_groups for parameter in group["params"]):
             raise RuntimeError("step() found no gradient: call loss.backward() before it.")
         processes, spawned = self._processes, self._live.members is not None
         if processes is not None:
             self._live.scattered = spawned
             if self.divides_minibatches:
-                processes.average(list(self._phi.parameters.values()) if spawned else parameters)
+                everything = [parameter for group in self.param_groups for parameter in group["params"]]
+                processes.average(list(self._phi.parameters.values()) if spawned else everything)
         if spawned and (self.K > 1 or self.gamma_theta != 1 or processes is not None):  # otherwise the sum is the gradient itself
             self._base_gradients.accumulate(1.0 if processes is None else processes.share)
             if self.entered == self.K - 1:

@@ -24,6 +24,21 @@ Portion = Callable[[int, int], slice | None]
 """Epoch, index of a minibatch -> the slice of its examples that a process wants, or None for none."""
 
 
+def refuse_change(kind: str, former: str, sha256: str) -> None:
+    """Refuses a checkpoint of other data of the user's, by the checksums of the two.
+
+    Args:
+        kind: what the data are, such as text.
+
+    Raises:
+        UserError: they differ.
+    """
+    if former != sha256:
+        raise UserError(
+            f"the {kind} has changed since the checkpoint was written: restore the former {kind}, or remove the run's directory."
+        )
+
+
 def all_examples(epoch: int, batch: int) -> slice:
     """The portion of a process that has all minibatches for itself."""
     return slice(None)
@@ -34,12 +49,10 @@ class Batches(ABC):
 
     Attributes:
         independent: whether the logits of a minibatch don't depend on the minibatches before it.
-        divisible: whether several processes can divide the minibatches.
         portion: which examples of a minibatch this process wants.
     """
 
     independent: bool = True
-    divisible: bool = False
     portion: Portion = staticmethod(all_examples)
 
     @abstractmethod
@@ -53,9 +66,9 @@ class Batches(ABC):
         Each is this process's portion of a minibatch, or None if it wants none of it.
         """
 
-    def examples(self, batch: int) -> int:
-        """Returns the number of examples in minibatch ``batch``, all portions together, if it is divisible."""
-        raise NotImplementedError
+    def examples(self, batch: int) -> int | None:
+        """Returns the number of examples in minibatch ``batch``, all portions together; None if it can't be divided."""
+        return None
 
     def outputs(self, model: Callable[..., Any], inputs: Tensor) -> Tensor:
         """Returns the model's outputs for a minibatch: ``[examples, ...]``. In a classification they are logits."""
@@ -96,7 +109,6 @@ class Augmentation:
 class ImageBatches(Batches):
     """Minibatches of ``batch_size`` images; the last one of an epoch may be smaller. A portion is a first image and a step."""
 
-    divisible = True
     images: Images | StreamedImages
     batch_size: int
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from late_phase.data.batches import Batches
+from late_phase.data.batches import Batches, refuse_change
 from late_phase.data.text import Vocabulary
-from late_phase.support.errors import UserError
 
 HiddenState = tuple[Tensor, ...]
 """What a model remembers of the text before a segment: tensors ``[layers, streams, ...]``; for an LSTM, h and c.
@@ -115,21 +114,9 @@ class Segments(Batches):
         Raises:
             UserError: the state belongs to another text.
         """
-        refuse_other_text(state_dict["text"], self._sha256)
+        refuse_change("text", state_dict["text"], self._sha256)
         state = state_dict["state"]
         self._state = None if state is None else tuple(part.to(self.device) for part in state)
-
-
-def refuse_other_text(former: str, sha256: str) -> None:
-    """Refuses a checkpoint of another text, by the checksums of the two.
-
-    Raises:
-        UserError: they differ.
-    """
-    if former != sha256:
-        raise UserError(
-            "the text has changed since the checkpoint was written: restore the former text, or remove the run's directory."
-        )
 
 
 def checked(state: HiddenState, streams: int) -> HiddenState:

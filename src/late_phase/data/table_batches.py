@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from late_phase.data.batches import Batches
-from late_phase.support.errors import UserError
+from late_phase.data.batches import Batches, refuse_change
 from late_phase.support.seeding import generator
 
 
@@ -44,7 +43,4 @@ class TableBatches(Batches):
         Raises:
             UserError: the table has changed.
         """
-        if state_dict["table"] != self._sha256:
-            raise UserError(
-                "the table has changed since the checkpoint was written: restore the former file, or remove the run's directory."
-            )
+        refuse_change("table", state_dict["table"], self._sha256)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from late_phase.data.batches import Batches
-from late_phase.data.segments import RecurrentModel, refuse_other_text
+from late_phase.data.batches import Batches, refuse_change
+from late_phase.data.segments import RecurrentModel
 from late_phase.data.text import Vocabulary
 from late_phase.support.seeding import generator
 
@@ -80,4 +80,4 @@ class Windows(Batches):
         Raises:
             UserError: the state belongs to another text.
         """
-        refuse_other_text(state_dict["text"], self._sha256)
+        refuse_change("text", state_dict["text"], self._sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class AverageConfig(AveragingConfig):
             )
 
 
-class Average:
+class Average(ABC):
     """An average of all weights that it was given.
 
     With late-phase weights these are θ and Φ as ``LatePhase.weights()`` returns them, so every member has its own average.
@@ -66,21 +67,13 @@ class Average:
         self.count = 0
         self.mean: dict[str, Tensor] = {}
 
+    @abstractmethod
     def update(self, weights: Mapping[str, Tensor]) -> None:
         """Adds weights to the average. The first ones are the average themselves.
 
         Args:
             weights: name -> tensor without gradient. Names and shapes must be the same each time.
         """
-        if self.count:
-            self.move(list(self.mean.values()), [weights[name] for name in self.mean])
-        else:
-            self.mean = {name: value.clone() for name, value in weights.items()}
-        self.count += 1
-
-    def move(self, mean: list[Tensor], weights: list[Tensor]) -> None:
-        """Moves the average of ``count`` weights in place towards the next ones."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -96,7 +89,22 @@ class Average:
         vars(self).update({name: moved(value) for name, value in state_dict.items()})
 
 
-class AverageMethod(Method):
+class MovingAverage(Average):
+    """An average that moves towards each of the weights, and keeps none of them."""
+
+    def update(self, weights: Mapping[str, Tensor]) -> None:
+        if self.count:
+            self.move(list(self.mean.values()), [weights[name] for name in self.mean])
+        else:
+            self.mean = {name: value.clone() for name, value in weights.items()}
+        self.count += 1
+
+    @abstractmethod
+    def move(self, mean: list[Tensor], weights: list[Tensor]) -> None:
+        """Moves the average of ``count`` weights in place towards the next ones."""
+
+
+class AverageMethod(Method, ABC):
     """An average of weights over training. Its predictors are ``<name>``, the single model, and ``<name>_ensemble``, the members.
 
     Subclasses say when :meth:`update` is called.
@@ -111,9 +119,9 @@ class AverageMethod(Method):
         super().__init__(config)
         self.average = self.empty()
 
+    @abstractmethod
     def empty(self) -> Average:
         """Returns the average before its first update."""
-        raise NotImplementedError
 
     def update(self, trained: Trained, epoch: int) -> None:
         """Adds the present weights to the average, unless ``epoch``, counted from 0, is before the start."""

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from late_phase.config.choices import register
 from late_phase.config.training import TrainConfig
-from late_phase.methods.averaging import Average, AverageConfig, AverageMethod
+from late_phase.methods.averaging import AverageConfig, AverageMethod, MovingAverage
 from late_phase.methods.interface import Trained
 from late_phase.support.errors import UserError
 
@@ -28,7 +28,7 @@ class EMAConfig(AverageConfig):
             raise UserError(f"averaging.decay={self.decay} is out of range: choose from 0 to below 1, such as 0.999.")
 
 
-class EMA(Average):
+class EMA(MovingAverage):
     """The exponential moving average: θ_EMA <- d θ_EMA + (1 - d) θ. The first weights are the average themselves.
 
     Args:

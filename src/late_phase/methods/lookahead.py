@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from late_phase.config.choices import register
 from late_phase.config.refusals import at_least
 from late_phase.config.training import TrainConfig
-from late_phase.methods.averaging import Average, AverageConfig, AverageMethod
+from late_phase.methods.averaging import AverageConfig, AverageMethod, MovingAverage
 from late_phase.methods.interface import Trained
 from late_phase.support.errors import UserError
 
@@ -33,7 +33,7 @@ class LookaheadConfig(AverageConfig):
             raise UserError(f"averaging.alpha={self.alpha} is out of range: choose from above 0 to 1.")
 
 
-class SlowWeights(Average):
+class SlowWeights(MovingAverage):
     """Slow weights: slow <- slow + α (fast - slow). The first weights are the slow weights themselves.
 
     Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from late_phase.config.choices import register
-from late_phase.methods.averaging import Average, AverageConfig, AverageMethod
+from late_phase.methods.averaging import AverageConfig, AverageMethod, MovingAverage
 from late_phase.methods.interface import Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class SWA(Average):
+class SWA(MovingAverage):
     """The equally weighted mean of all weights that it was given: θ_SWA <- (t θ_SWA + θ) / (t + 1)."""
 
     def move(self, mean: list[Tensor], weights: list[Tensor]) -> None:

@@ -28,15 +28,10 @@ from late_phase.support.files import atomic, write_text
 
 
 class RunDirectory:
-    """The paths, checkpoints, history and metrics of one run.
+    """The paths, checkpoints, history and metrics of one run."""
 
-    Args:
-        writes: whether config, history and checkpoints are written. Of several processes that train together only one writes them.
-    """
-
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.writes = writes
         self.config = path / "config.yaml"
         self.history = path / "history.csv"
         self.checkpoint = path / "checkpoint.pt"
@@ -79,8 +74,7 @@ class RunDirectory:
                 )
 
     def write_config(self, config: TrainConfig) -> None:
-        if self.writes:
-            write_text(self.config, to_yaml(config))
+        write_text(self.config, to_yaml(config))
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Returns the metrics of a finished run; None if the run isn't finished.
@@ -97,8 +91,6 @@ class RunDirectory:
             raise UserError(f"{self.metrics} is damaged: remove it and start the run again.") from error
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        if not self.writes:
-            return
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
@@ -107,8 +99,6 @@ class RunDirectory:
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Writes a checkpoint, and keeps the previous one beside it unless that is damaged."""
-        if not self.writes:
-            return
         with atomic(self.checkpoint) as partial:
             torch.save(state, partial)
             if self.checkpoint.exists() and self.checkpoint not in self._damaged:

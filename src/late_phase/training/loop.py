@@ -31,7 +31,7 @@ from late_phase.training.progress import Progress, report
 from late_phase.training.setup import Setup, build
 from late_phase.training.state import EpochSums, NonFiniteLoss, State
 from late_phase.training.stopping import EarlyStopping
-from late_phase.training.world import World, divide, world
+from late_phase.training.world import World, divide, join_world
 
 
 def run(config: TrainConfig, directory: Path) -> dict[str, Any] | None:
@@ -44,12 +44,12 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any] | None:
         UserError: the user can correct the error. It is raised before any training, unless the loss or a metric isn't finite.
         SystemExit: SIGTERM or SIGINT has come, and a checkpoint was written. The same call resumes from there.
     """
-    with world(config.runtime.device) as all_processes:
-        return _run(config, directory, all_processes)
+    with join_world(config.runtime.device) as world:
+        return _run(config, directory, world)
 
 
 def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] | None:
-    version, files = code_version(), RunDirectory(directory, writes=world.first)
+    version, files = code_version(), RunDirectory(directory)
     with ExitStack() as stack:
         world.agree(lambda: lock(files, stack, config))
         interruption = stack.enter_context(Interruption())
@@ -64,7 +64,8 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
             chosen = config.logger.name if world.first else "csv"
             own = options(config.logger) if world.first else {}
             with choices.build("logger", chosen, directory, identity(config), **own) as logger:
-                files.write_config(config)
+                if world.first:
+                    files.write_config(config)
                 seconds = train(setup, files, logger, interruption, world)
                 if not world.first:
                     return None
@@ -96,7 +97,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     stopping = EarlyStopping(config, setup.task.validated())
     state = resume(setup, files, stopping, world)
     clock = time.monotonic() - state.seconds
-    if state.history:
+    if state.history and world.first:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
     finite = refusing_non_finite(state, len(batches), files)
@@ -125,7 +126,8 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     state.seconds = time.monotonic() - clock
                     state.sums.total(world)
                     late.gather()
-                    save(setup, files, state, stopping)
+                    if world.first:
+                        save(setup, files, state, stopping)
                     world.wait()  # torchrun stops all processes when one of them ends
                     state.sums.keep(world)
                     interruption.exit()  # a launcher may let the run go on
@@ -138,9 +140,10 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 state.history.append(history_row(setup, state))
                 stopping.consider(state.history[-1], partial(weights_of, setup))
             state.epoch, state.sums = state.epoch + 1, EpochSums()
-            if state.epoch == config.epochs or stopping.ends(state.epoch) or due(state.epoch, config.runtime.checkpoint_every):
-                save(setup, files, state, stopping)
+            last = state.epoch == config.epochs or stopping.ends(state.epoch)
             if world.first:
+                if last or due(state.epoch, config.runtime.checkpoint_every):
+                    save(setup, files, state, stopping)
                 files.write_history(state.history)
                 logger.log(state.history[-1])
                 progress.epoch(state)

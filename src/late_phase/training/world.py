@@ -86,7 +86,7 @@ class World:
 
 
 @contextmanager
-def world(device: str) -> Iterator[World]:
+def join_world(device: str) -> Iterator[World]:
     """Joins the processes that ``torchrun`` has started, for the duration of a block; without it there is one process.
 
     Args:
@@ -126,9 +126,12 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
     """
     if world.size == 1:
         return
-    processes, settings = f"{world.size} processes", config.late_phase
+    processes, settings, smallest = f"{world.size} processes", config.late_phase, batches.examples(len(batches) - 1)
     refusals = {
-        f"dataset={config.dataset.name} can't be divided among {processes}: start one.": not batches.divisible,
+        f"dataset={config.dataset.name} can't be divided among {processes}: start one.": smallest is None,
+        f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.": (
+            getattr(config.ensemble, "minibatches", None) == "own"
+        ),
         f"compute.compile=true doesn't work with {processes}: choose false, or start one.": config.compute.compile,
         f"max_grad_norm={config.max_grad_norm} can't clip the gradients of {processes}: choose null, or start one.": (
             config.max_grad_norm is not None
@@ -141,15 +144,12 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
     for message, refused in refusals.items():
         if refused:
             raise UserError(message)
-    if getattr(config.ensemble, "minibatches", None) == "own":
-        raise UserError(f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.")
     T0 = settings.reached(config.epochs)
     if T0 is not None and settings.divide == MEMBERS and any(method.acts_on_steps for method in methods):
         raise UserError(
             f"averaging={config.averaging.name} needs all members after each step, which {processes} divide: choose "
             "late_phase.divide=minibatches."
         )
-    smallest = batches.examples(len(batches) - 1)
     if smallest < world.size:
         raise UserError(f"batch_size={config.batch_size} leaves {smallest} examples for {processes}: choose another one.")
 
