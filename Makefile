@@ -16,7 +16,7 @@ comma := ,
 on = $(filter-out 0,$(1))
 quoted = '$(subst ','\'',$(1))'
 TABLE_OPTIONS = $(if $(SCALE),--scale $(SCALE)) $(if $(SEEDS),--seeds $(subst $(comma), ,$(SEEDS))) \
-	$(if $(DATA),--data $(call quoted,$(DATA))) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
+	$(if $(DATA),--data $(subst $(comma),' ',$(call quoted,$(DATA)))) $(if $(IMAGES),--images $(IMAGES)) $(if $(DEVICE),--device $(DEVICE)) \
 	$(if $(LAUNCHER),--launcher $(LAUNCHER)) $(if $(TO),--to $(call quoted,$(TO))) \
 	$(if $(call on,$(DRY)),--dry) $(if $(call on,$(BUILD)),--build) $(if $(call on,$(MIXED)),--mixed) $(if $(WITH),--with $(WITH))
 
@@ -54,7 +54,7 @@ $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 
 tables: $(INSTALLED) ## Make all tables and figures of the paper except table7 and figure1; options: SCALE=digits LAUNCHER=joblib DRY=1
-	$(PY) scripts/table.py $(filter-out methods gpt tabular%,$(TABLES)) $(TABLE_OPTIONS)
+	$(PY) scripts/table.py $(filter-out methods gpt comparison tabular%,$(TABLES)) $(TABLE_OPTIONS)
 
 table7: $(INSTALLED) ## Make Table 7, the shapes of the hypernetworks
 	$(PY) scripts/table7.py

@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "configs" / "table"
 RESULTS = ROOT / "results"
 
+WHAT = {"images": "a folder of images", "text": "a text", "tables": "a table of data"}
+"""What --data can be, by the kind of task that it is for."""
+WHERE = {"images": ("image_folder", "root"), "text": ("text_file", "path"), "tables": ("table_file", "path")}
+"""The dataset that reads it, and the dataset's key for its place."""
+
 
 def main() -> None:
     parser = Parser(__doc__)
@@ -28,8 +33,10 @@ def main() -> None:
     parser.add_argument(
         "--data",
         type=path_argument,
+        nargs="+",
+        default=[],
         metavar="PLACE",
-        help="your own images, PLACE/train/<class>/* and PLACE/test/<class>/*; or the file for a table of texts or of a file",
+        help="your own images, PLACE/train/<class>/* and PLACE/test/<class>/*; your own table, .csv or .parquet; or your own text",
     )
     parser.add_argument("--images", type=int, metavar="N", help="train on N images, chosen at random; 0 for all")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator if there is one)")
@@ -55,6 +62,13 @@ def main() -> None:
     make(arguments)
 
 
+def kind_of(data: Path) -> str:
+    """Returns the kind of task that a place with data is for. Runs say so if it doesn't exist."""
+    if data.suffix in (".csv", ".parquet"):
+        return "tables"
+    return "text" if data.is_file() or (data.suffix and not data.is_dir()) else "images"
+
+
 def make(arguments: Namespace) -> None:
     # Imported late: they take seconds, and --help doesn't need them.
     from late_phase.command_line.commands import evaluation, launched_by, training
@@ -70,15 +84,17 @@ def make(arguments: Namespace) -> None:
 
     load_plugins()
     register_schemas()
+    places: dict[str, Path] = {}
     own: dict[str, list[str]] = {}
-    if arguments.data is not None:
-        data = arguments.data.absolute()  # scripts run in ROOT
+    for data in arguments.data:
+        kind = kind_of(data)
+        if kind in places:
+            raise UserError(f"--data {places[kind]} and {data} are both {WHAT[kind]}: give one.")
+        places[kind], data = data, data.absolute()  # scripts run in ROOT
         place = literal(str(data.relative_to(ROOT) if data.is_relative_to(ROOT) else data))
-        if not data.is_dir():
-            # A sweep over experiments has the dataset of none of them.
-            own |= {kind: [f"dataset={kind}_file", f"dataset.path={place}"] for kind in ("text", "table")}
-        if not data.is_file():  # runs say that it doesn't exist
-            own["images"] = ["dataset=image_folder", f"dataset.root={place}"]
+        # A sweep over experiments has the dataset of none of them.
+        dataset, key = WHERE[kind]
+        own[kind] = [f"dataset={dataset}", f"dataset.{key}={place}"]
     if arguments.images is not None:
         own.setdefault("images", []).append(f"dataset.subset={arguments.images or 'null'}")
     device = [] if arguments.device is None else [f"runtime.device={literal(arguments.device)}"]
@@ -87,13 +103,12 @@ def make(arguments: Namespace) -> None:
     outputs = arguments.outputs.resolve()
     planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, own, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
-    if lacking := [name for name, table in tables.items() if table.file and "table" not in own]:
-        raise UserError(f"{lacking[0]} needs your own {tables[lacking[0]].file}: give it with --data FILE, or DATA=FILE for make.")
-    of_file = arguments.data is not None and arguments.data.is_file()
-    if of_file and (others := [name for name, table in tables.items() if not table.file and planner.task(table) != "text"]):
-        raise UserError(
-            f"--data {arguments.data} is a file, but {others[0]} needs none: give a folder of images, or name only tables of texts."
-        )
+    for name, table in tables.items():
+        if lacking := [file for kind, file in table.files.items() if kind not in places]:
+            raise UserError(f"{name} needs your own {lacking[0]}: give it with --data FILE, or DATA=FILE for make.")
+    kinds = {kind for table in tables.values() for kind in planner.kinds(table)} if places else set()
+    if unused := [f"--data {data} is {WHAT[kind]}" for kind, data in places.items() if kind not in kinds]:
+        raise UserError(f"{unused[0]}, but {', '.join(tables)} can't use it: leave it out, or name other tables.")
     plans = dict(zip(tables, planner.plan(list(tables.values())), strict=True))
     changes = dict.fromkeys(own for table in tables.values() for own in planner.changes(table) if not own.startswith(SAME))
     if changes and arguments.to.resolve() == RESULTS:

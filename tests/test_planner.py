@@ -110,17 +110,17 @@ def test_what_images_of_ones_own_lack_is_said_and_not_tried(tmp_path):
         commands = evaluation(table, planned.now(), [])
         assert {command[-1] for command in commands} == {"suite=ood", "suite=corruption"} - {f"suite={s}" for s in lacking}
     texts = Table("Texts", "Mine", [0], columns=ACCURACY, rows=[Row("Base", "enwik8_lstm_base")], scales={"digits": "pydocs"})
-    assert Planner(CONFIGS, tmp_path, "digits", own_data={"images": own}).overrides(texts) == ["+scale=pydocs"]
-    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(texts) == []
-    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(table) == own
+    assert Planner(CONFIGS, tmp_path, "digits", own_data={"images": own}).overrides(texts, "text") == ["+scale=pydocs"]
+    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(texts, "text") == []
+    assert Planner(CONFIGS, tmp_path, own_data={"images": own}).overrides(table, "images") == own
 
 
 def test_a_text_of_ones_own_is_for_tables_of_texts(tmp_path):
     own = ["dataset=text_file", "dataset.path=somewhere"]
     planner = Planner(CONFIGS, tmp_path, own_data={"text": own}, seeds=[0])
-    assert planner.overrides(a_table(Row("Base", "cifar10_lenet_base"))) == []
+    assert planner.changes(a_table(Row("Base", "cifar10_lenet_base"))) == []
     table = read_table(CONFIGS / "table" / "gpt.yaml")
-    assert planner.task(table) == "text" and planner.overrides(table) == planner.changes(table) == own
+    assert planner.kinds(table) == ["text"] and planner.overrides(table, "text") == planner.changes(table) == own
     planned = planner.plan([table])[0]
     assert len(planned.jobs) == len({row.experiment for row in table.rows})
     for job in planned.jobs:
@@ -244,9 +244,15 @@ def test_base_and_late_phase_have_ten_seeds_at_the_convnets_scale():
                 assert seeds_of(table, own, "convnet") == list(range(10))
 
 
-def test_a_file_is_no_data_for_tables_of_images(main, tmp_path):
+def test_data_is_for_tables_of_its_kind(main, tmp_path):
     (tmp_path / "text").write_bytes(b"Mine, and nobody else's. " * 99)
-    status, _ = main("gpt", "table1", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
-    assert str(status).startswith("error: --data text is a file, but table1 needs none: give a folder of images, or name only")
+    for places, refused in (
+        (["text"], "text is a text, but table1, figure2 can't use it: leave it out, or name other tables."),
+        (["a.csv"], "a.csv is a table of data, but table1, figure2 can't use it: leave it out, or name other tables."),
+        (["text", "b.txt"], "text and b.txt are both a text: give one."),
+        (["images", "."], "images and . are both a folder of images: give one."),
+    ):
+        status, _ = main("table1", "figure2", "--data", *places, "--to", "to", "--dry", script="scripts/table.py")
+        assert status == f"error: --data {refused}"
     status, output = main("gpt", "--data", "text", "--to", "to", "--dry", script="scripts/table.py")
     assert status == 0 and f"+experiment=pydocs_gpt_base dataset=text_file dataset.path={tmp_path / 'text'}, seeds 0, 1" in output

@@ -57,7 +57,9 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
 @pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_row_of_every_table_is_a_run(path, tmp_path):
     table = read_table(path)
-    planned = Planner(CONFIGS, tmp_path, own_data={"table": ["dataset.path=FILE"]}, seeds=[0]).plan([table])[0]
+    places = {"text": "dataset=text_file", "tables": "dataset=table_file"}
+    own = {kind: [places[kind], "dataset.path=FILE"] for kind in table.files}
+    planned = Planner(CONFIGS, tmp_path, own_data=own, seeds=[0]).plan([table])[0]
     assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}
@@ -239,7 +241,7 @@ def test_a_table_of_a_users_file_takes_its_place_and_nothing_else(tmp_path, main
     planner = Planner(
         CONFIGS,
         tmp_path,
-        own_data={"images": ["dataset=image_folder"], "table": ["dataset=table_file", "dataset.path='my, own.csv'"]},
+        own_data={"images": ["dataset=image_folder"], "tables": ["dataset=table_file", "dataset.path='my, own.csv'"]},
         seeds=[0],
     )
     assert planner.changes(table) == []

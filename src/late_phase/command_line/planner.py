@@ -36,7 +36,7 @@ class Planner:
         configs, outputs: folders of configs and of runs.
         scale: a name in ``configs/scale``; empty for the paper's scale.
         extra: overrides of all rows; a row's own overrides come after them.
-        own_data: overrides that choose the user's own data, for tables of ``images``, of ``text``, or of a ``table``'s file.
+        own_data: kind of task -> overrides that choose the user's own data for runs of this kind.
         seeds: the seeds of all rows; empty for the seeds that the tables name.
     """
 
@@ -50,22 +50,26 @@ class Planner:
     _hashed: dict[tuple[Overrides, int], tuple[TrainConfig, str]] = field(default_factory=dict)
     _owners: dict[str, Overrides] = field(default_factory=dict)  # hash of a config -> the overrides that name its folder
 
-    def overrides(self, table: Table) -> list[str]:
-        """Returns the overrides that all runs of a table share."""
+    def overrides(self, table: Table, kind: str) -> list[str]:
+        """Returns the overrides that all of a table's runs of one kind of task share."""
         scale = [f"+scale={table.scale(self.scale)}"] if self.scale else []
-        own = self.own_data.get("table" if table.file else self.task(table), ()) if self.own_data else ()
-        return [*map(as_in_sweeps, [*scale, *own, *self.extra])]
+        return [*map(as_in_sweeps, [*scale, *self.own_data.get(kind, ()), *self.extra])]
 
-    def task(self, table: Table) -> str:
-        """Returns the kind of task that a table is about. Its experiments are all of one kind."""
-        experiment = next(row.experiment for row in table.rows if row.experiment)
+    def kinds(self, table: Table) -> list[str]:
+        """Returns the kinds of task that a table's runs have."""
+        return list(dict.fromkeys(self._kind(row.experiment) for row in table.rows if row.experiment))
+
+    def _kind(self, experiment: str) -> str:
+        if not self.own_data:  # nobody asks, and composing takes time
+            return ""
         dataset = self._compose((f"+experiment={experiment}",)).dataset.name
         return CHOICES["dataset"][dataset].config.task
 
     def changes(self, table: Table) -> list[str]:
-        """Returns the shared overrides that change what the runs compute. The place of the file that a table needs doesn't."""
-        place = [*map(as_in_sweeps, self.own_data.get("table", ()) if table.file else ())]
-        return [own for own in self.overrides(table) if variant([own]) != variant([]) and own not in place]
+        """Returns the overrides that change what the runs compute. The places of files that a table needs don't."""
+        places = {own for kind in table.files for own in map(as_in_sweeps, self.own_data.get(kind, ()))}
+        shared = dict.fromkeys(own for kind in self.kinds(table) for own in self.overrides(table, kind))
+        return [own for own in shared if variant([own]) != variant([]) and own not in places]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:
         """Returns the plans of tables. Rows with the same config share the runs of the row that has the most seeds.
@@ -121,10 +125,11 @@ class Planner:
 
     def _base(self, table: Table, row: Row) -> Overrides:
         """Returns the overrides of the runs that the row's runs begin from."""
-        return (f"+experiment={row.begins_from}", *self.overrides(table))
+        return (f"+experiment={row.begins_from}", *self.overrides(table, self._kind(row.begins_from)))
 
     def _row(self, table: Table, row: Row) -> Overrides:
-        overrides = (f"+experiment={row.experiment}", *self.overrides(table), *map(as_in_sweeps, row.overrides))
+        shared = self.overrides(table, self._kind(row.experiment))
+        overrides = (f"+experiment={row.experiment}", *shared, *map(as_in_sweeps, row.overrides))
         if row.begins_from:
             before = self._folder(self._base(table, row), self._seeds(table, row))
             weights = f"{self._shown(before)}/seed=${{seed}}"

@@ -8,9 +8,10 @@ members are spawned, in eval mode. A checkpoint within an epoch is in train mode
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -18,11 +19,12 @@ from late_phase.config.choices import register
 from late_phase.config.refusals import at_least
 from late_phase.config.training import TrainConfig
 from late_phase.methods.interface import ALWAYS, Method, Trained, due
-from late_phase.optimization.optimizers import AdamConfig, OptimizerConfig
+from late_phase.optimization.optimizers import AdamWConfig, OptimizerConfig, with_decay
 from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 
 if TYPE_CHECKING:
+    from schedulefree import AdamWScheduleFree
     from torch import Tensor
 
 
@@ -64,13 +66,20 @@ class ScheduleFreeSGDConfig(ScheduleFreeConfig):
 
 
 @dataclass
-class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamConfig):
+class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamWConfig):
     copies: ClassVar[int] = 2
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
         if self.betas[0] == 0:
             raise UserError(f"optimizer.betas={self.betas} begins with 0, but the first is needed: choose one such as 0.9.")
+
+
+def adamw(groups: Iterable[dict[str, Any]], decay_vectors: bool, **options: Any) -> AdamWScheduleFree:
+    """Returns the package's AdamW. See :func:`late_phase.optimization.optimizers.with_decay`."""
+    import schedulefree  # imported here, because a command line is checked without it
+
+    return schedulefree.AdamWScheduleFree(with_decay(groups, decay_vectors), **options)
 
 
 class ScheduleFree(Method):
@@ -114,4 +123,4 @@ def estimate_running_statistics(trained: Trained) -> None:
 
 ALWAYS["schedule_free"] = ScheduleFree
 register("optimizer", "schedule_free", ScheduleFreeSGDConfig, Lazy("schedulefree.SGDScheduleFree"))
-register("optimizer", "schedule_free_adamw", ScheduleFreeAdamWConfig, Lazy("schedulefree.AdamWScheduleFree"))
+register("optimizer", "schedule_free_adamw", ScheduleFreeAdamWConfig, Lazy("late_phase.methods.schedule_free.adamw"))

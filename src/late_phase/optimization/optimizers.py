@@ -67,6 +67,8 @@ class AdamConfig(OptimizerConfig):
 
 @dataclass
 class AdamWConfig(AdamConfig):
+    """Also of schedule-free AdamW."""
+
     decay_vectors: bool = True
 
 
@@ -79,20 +81,28 @@ def adamw(groups: Iterable[dict[str, Any]], decay_vectors: bool, **options: Any)
     """Returns torch's AdamW (Loshchilov & Hutter, 2019).
 
     Args:
-        groups: torch's parameter groups.
-        decay_vectors: whether parameters with fewer than two dimensions, such as biases and scales, have weight decay. If not, they
-            get groups of their own, and keep that weight decay of 0 unless ``late_phase.weight_decay`` gives them another.
+        groups, decay_vectors: see :func:`with_decay`.
     """
     import torch  # imported here, because a command line is checked without it
 
-    if not decay_vectors:
-        shares = []
-        for group in groups:
-            matrices = [parameter for parameter in group["params"] if parameter.dim() > 1]
-            vectors = [parameter for parameter in group["params"] if parameter.dim() < 2]
-            shares += [group | {"params": matrices}, group | {"params": vectors, "weight_decay": 0.0}]
-        groups = [group for group in shares if group["params"]]
-    return torch.optim.AdamW(groups, **options)
+    return torch.optim.AdamW(with_decay(groups, decay_vectors), **options)
+
+
+def with_decay(groups: Iterable[dict[str, Any]], vectors: bool) -> list[dict[str, Any]]:
+    """Returns torch's parameter groups with weight decay for the parameters that shall have it.
+
+    Args:
+        vectors: whether parameters with fewer than two dimensions, such as biases and scales, have weight decay. If not, they get
+            groups of their own, and keep that weight decay of 0 unless ``late_phase.weight_decay`` gives them another.
+    """
+    if vectors:
+        return list(groups)
+    shares = []
+    for group in groups:
+        decayed = [parameter for parameter in group["params"] if parameter.dim() > 1]
+        others = [parameter for parameter in group["params"] if parameter.dim() < 2]
+        shares += [group | {"params": decayed}, group | {"params": others, "weight_decay": 0.0}]
+    return [group for group in shares if group["params"]]
 
 
 def build(

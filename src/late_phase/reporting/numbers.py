@@ -84,14 +84,15 @@ def collect(
     """
     groups = [list(seeds)] if row.together else [[seed] for seed in seeds]
     wanted, published = (1, 1) if row.together else (len(seeds_of(table, row, scale)), len(row.seeds or table.seeds))
-    found = Numbers({key: {} for key in table.columns}, [], wanted, published)
+    columns = table.columns_of(row)
+    found = Numbers({key: {} for key in columns}, [], wanted, published)
     for group in groups:
         runs = [RunDirectory(folder / f"seed={seed}") for seed in group if seed in done]
         own = [run.read_metrics() for run in runs]
         found.records.extend(own)
         if len(own) < len(group):
             continue
-        for key, column in table.columns.items():
+        for key, column in columns.items():
             if column.x == "epoch":
                 line = _history(runs[0].history, column)
                 if epochs not in line:  # every run measures its last epoch

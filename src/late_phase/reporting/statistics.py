@@ -146,9 +146,15 @@ def verdict(difference: Difference, more_is_better: bool) -> str:
     p, said = difference.p, outcome(difference, more_is_better)
     if p is None:
         return f"{said} with n = 1" if min(difference.n) == 1 else f"{said}, as the spread over seeds is 0 or not known"
-    # At least two digits, and enough to show on which side of the level p is.
+    return f"{said} ({p_in_words(p)})"
+
+
+def p_in_words(p: float | None) -> str:
+    """Returns p with at least two digits, and as many as show on which side of the level it is."""
+    if p is None:
+        return "no p"
     digits = next(digits for digits in range(2, 18) if (float(f"{p:.{digits}g}") < LEVEL) == (p < LEVEL))
-    return f"{said} (p = {p:.{digits}g})" if p >= 0.001 else f"{said} (p < 0.001)"
+    return f"p = {p:.{digits}g}" if p >= 0.001 else "p < 0.001"
 
 
 def seeds_needed(difference: float, std_one: float, std_other: float, power: float = 0.8, level: float = LEVEL) -> int | None:

@@ -30,6 +30,8 @@ class Column:
         axis: title of the y axis; empty for the column's title.
         factor: factor from the metric's unit to the title's.
         digits: digits after the decimal point.
+        compared: whether rows are compared in this column.
+        task: in a table of several tasks, the one that the column is about.
     """
 
     title: str = MISSING
@@ -42,6 +44,8 @@ class Column:
     factor: float = 1.0
     digits: int = 2
     more_is_better: bool = True
+    compared: bool = True
+    task: str = ""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Row:
     """Runs of one config that differ only in the seed.
 
     Attributes:
+        name: in a table of several tasks, :func:`read_table` adds the task to it.
         experiment: empty if nothing is trained.
         overrides: overrides of the experiment.
         begins_from: experiment whose run with the same seed provides the weights that this row's run begins from. At the paper's
@@ -62,6 +67,7 @@ class Row:
         paper: key of a column -> the paper's mean and, if there is one, its spread.
         x: the row's position in the figure.
         line: name of the line in the figure that joins the row with others of this name.
+        task: in a table of several tasks, the row's. Rows that differ only in the task stand in one line.
     """
 
     name: str = MISSING
@@ -79,11 +85,22 @@ class Row:
     x: float | None = None
     line: str = ""
     note: str = ""
+    task: str = ""
+
+    @property
+    def line_name(self) -> str:
+        """The name of the row's line, without its task."""
+        return self.name.removesuffix(of_task("", self.task))
 
     def suites(self, columns: Mapping[str, Column]) -> list[str]:
         """Returns the suites that evaluate the row's runs. A run measures its own accuracy; a deep ensemble needs a suite."""
         named = (column.suite or "accuracy" for column in columns.values() if column.suite or self.together)
         return list(dict.fromkeys(named))
+
+
+def of_task(name: str, task: str) -> str:
+    """Returns the full name of a row."""
+    return f"{name}, {task}" if task else name
 
 
 @dataclass
@@ -95,8 +112,9 @@ class Table:
         seeds: seeds of each row without its own.
         seeds_at: scale -> seeds there; ``SEEDS`` at scales that aren't listed.
         scales: scale -> scale that this table takes instead, such as one with text instead of images.
+        against: names of the rows with which every other row of the same task is compared, in addition to its own ``against``.
         figure: title of the x axis; empty if there is no figure.
-        file: name of the user's own file that all runs need, given by ``DATA``; empty if the data are downloaded or embedded.
+        files: kind of task -> name of the user's own file that its runs need, given by ``DATA``.
         introduction: text for people who know the table's subject, not the paper. With it the table has a page of its own.
     """
 
@@ -108,13 +126,23 @@ class Table:
     rows: list[Row] = MISSING
     notes: list[str] = field(default_factory=list)
     scales: dict[str, str] = field(default_factory=dict)
+    against: list[str] = field(default_factory=list)
     figure: str = ""
-    file: str = ""
+    files: dict[str, str] = field(default_factory=dict)
     introduction: str = ""
 
     def scale(self, chosen: str) -> str:
         """Returns the scale that this table takes if the user has chosen ``chosen``. Empty means the paper's scale."""
         return self.scales.get(chosen, chosen)
+
+    def columns_of(self, row: Row) -> dict[str, Column]:
+        """Returns the columns that are about the row's task."""
+        return {key: column for key, column in self.columns.items() if column.task == row.task}
+
+    def compared_with(self, row: Row) -> list[str]:
+        """Returns the names of the rows that a row is compared with."""
+        names = [row.against, *(of_task(name, row.task) for name in self.against)]
+        return [name for name in dict.fromkeys(names) if name not in ("", row.name)]
 
 
 def seeds_of(table: Table, row: Row, scale: str) -> list[int]:
@@ -148,6 +176,9 @@ def read_table(path: Path) -> Table:
     """
     try:
         table: Table = typed(Table, path)
+        for row in table.rows:
+            row.name = of_task(row.name, row.task)
+            row.against = row.against and of_task(row.against, row.task)
         names = [row.name for row in table.rows]
         if not (names and table.columns):
             raise ValueError("it has no rows or no columns")
@@ -157,14 +188,16 @@ def read_table(path: Path) -> Table:
         for row in table.rows:
             if names.count(row.name) > 1:
                 raise ValueError(f"several rows have the name {row.name}")
-            if row.against and row.against not in names:
-                raise ValueError(f"{row.name} is compared with {row.against}, which is not a row")
+            if not table.columns_of(row):
+                raise ValueError(f"{row.name} has no column of its task")
             if row.against == row.name:
                 raise ValueError(f"{row.name} is compared with itself")
+            if unknown := [name for name in table.compared_with(row) if name not in names]:
+                raise ValueError(f"{row.name} is compared with {unknown[0]}, which is not a row")
             if row.together and any(column.x == "epoch" for column in table.columns.values()):
                 raise ValueError(f"{row.name} is a deep ensemble, which has no epochs")
-            if unknown := row.paper.keys() - table.columns.keys():
-                raise ValueError(f"{row.name} has the paper's number for {', '.join(sorted(unknown))}, which is not a column")
+            if lacking := row.paper.keys() - table.columns_of(row).keys():
+                raise ValueError(f"{row.name} has the paper's number for {', '.join(sorted(lacking))}, which is not a column")
             if not all(1 <= len(numbers) <= 2 for numbers in row.paper.values()):
                 raise ValueError(f"the paper's numbers of {row.name} must be [mean] or [mean, spread]")
         return table

@@ -13,8 +13,17 @@ from typing import Any
 
 from late_phase.reporting.numbers import Numbers, code_of
 from late_phase.reporting.runs import markdown
-from late_phase.reporting.statistics import LEVEL, Difference, compare, compare_with_published, mean_and_std, seeds_needed, verdict
-from late_phase.reporting.table_config import Column, Table
+from late_phase.reporting.statistics import (
+    LEVEL,
+    Difference,
+    compare,
+    compare_with_published,
+    mean_and_std,
+    p_in_words,
+    seeds_needed,
+    verdict,
+)
+from late_phase.reporting.table_config import Column, Row, Table, of_task
 from late_phase.support.console import duration
 
 
@@ -37,20 +46,41 @@ def own_cell(numbers: Numbers, key: str, column: Column) -> str:
 def cells(table: Table, results: Mapping[str, Numbers]) -> list[list[str]]:
     """Returns the table as texts, with titles in the first row.
 
-    Each column has the paper's numbers, if there are any, and ours. The last column is n.
+    Each column has the paper's numbers, if there are any, and ours. The last column is n. In a table of several tasks, rows that
+    differ only in the task stand in one line.
     """
     published = {key for row in table.rows for key in row.paper}
     columns = [(key, whose) for key in table.columns for whose in ("paper", "ours") if whose == "ours" or key in published]
-    rows = [["", *(f"{whose}: {table.columns[key].title}" for key, whose in columns), "n"]]
+    of_whom = {whose: f"{whose}: " if published else "" for whose in ("paper", "ours")}
+    found = [["", *(f"{of_whom[whose]}{table.columns[key].title}" for key, whose in columns), "n"]]
+    lines: dict[str, dict[str, Row]] = {}
     for row in table.rows:
-        numbers = results[row.name]
-        own = [
-            own_cell(numbers, key, column) if whose == "ours" else paper_cell(row.paper.get(key), column.digits)
-            for key, whose in columns
-            for column in (table.columns[key],)
-        ]
-        rows.append([row.name, *own, str(max(map(len, numbers.values.values())))])
-    return rows
+        lines.setdefault(row.line_name, {})[row.task] = row
+    for name, rows in lines.items():
+        line = [name]
+        for key, whose in columns:
+            column = table.columns[key]
+            if column.task not in rows:
+                line.append("")
+                continue
+            row = rows[column.task]
+            numbers = paper_cell(row.paper.get(key), column.digits)
+            line.append(numbers if whose == "paper" else own_cell(results[row.name], key, column) + tests(table, row, key, results))
+        n = max(len(values) for row in rows.values() for values in results[row.name].values.values())
+        found.append([*line, str(n)])
+    return found
+
+
+def tests(table: Table, row: Row, key: str, results: Mapping[str, Numbers]) -> str:
+    """Returns the p values of a row's comparisons with the table's ``against``, in parentheses, in its order; "–" with itself."""
+    ours = results[row.name].values[key]
+    if not (table.against and table.columns[key].compared and ours):
+        return ""
+    said = []
+    for name in (of_task(name, row.task) for name in table.against):
+        other = results[name].values[key] if name != row.name else {}
+        said.append(p_in_words(compare(ours, other).p) if other else "–")
+    return f" ({'; '.join(said)})"
 
 
 @dataclass(frozen=True)
@@ -134,14 +164,15 @@ class Comparison:
 
 
 def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison]:
-    """Compares each row with its ``against``, in each column where both have numbers."""
+    """Compares each row with those that the table says, in each column where both have numbers."""
     rows, found = {row.name: row for row in table.rows}, []
     for row in table.rows:
-        for key, column in table.columns.items() if row.against else ():
-            ours, other = results[row.name].values[key], results[row.against].values[key]
-            if ours and other:
-                published = of_paper(row.paper.get(key), rows[row.against].paper.get(key))
-                found.append(Comparison(row.name, row.against, key, column, compare(ours, other), *published))
+        for name in table.compared_with(row):
+            for key, column in table.columns_of(row).items():
+                ours, other = results[row.name].values[key], results[name].values[key]
+                if column.compared and ours and other:
+                    published = of_paper(row.paper.get(key), rows[name].paper.get(key))
+                    found.append(Comparison(row.name, name, key, column, compare(ours, other), *published))
     return found
 
 

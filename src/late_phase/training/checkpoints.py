@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from torch import Tensor
 
 from late_phase.runs.directory import RunDirectory
 from late_phase.support.devices import random_state, set_random_state
@@ -19,6 +22,32 @@ def weights_of(setup: Setup) -> dict[str, Any]:
     of_methods = {name: method.state_dict() for name, method in setup.methods.items()}
     own = {name: state for name, state in of_methods.items() if state is not None}
     return {"model": late.model.state_dict(), "late": late.state_dict(), **own}
+
+
+def kept_bytes(setup: Setup) -> int:
+    """Returns the bytes of the tensors that training holds from one minibatch to the next.
+
+    These are the weights, their gradients, and the states of the optimizer and the methods, such as members and averages. In the
+    late phase there are also the sums of the base weights' gradients.
+    """
+    late = setup.trained.late
+    gradients = [parameter for parameter in late.model.parameters() if parameter.requires_grad]
+    summed = late.spawned and late.K > 1 and late.gamma_theta > 0
+    phi = {id(parameter) for parameter in late.phi}
+    sums = [parameter for parameter in gradients if id(parameter) not in phi] if summed else []
+    return sum(tensor.nbytes for tensor in [*tensors_in(weights_of(setup)), *gradients, *sums])
+
+
+def tensors_in(state: Any) -> Iterator[Tensor]:
+    """Yields the tensors in nested dictionaries, lists and tuples."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors_in(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors_in(value)
 
 
 def restore(setup: Setup, weights: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from late_phase.runs.models import models_of_run
 from late_phase.runs.provenance import record_of
 from late_phase.support.errors import UserError
 from late_phase.support.files import write_json, write_text
+from late_phase.training.checkpoints import kept_bytes
 from late_phase.training.setup import Setup
 
 
@@ -37,7 +38,8 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, version: dict[st
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
-    record = record_of(setup.config, files.path, setup.device, seconds, version) | models.task.fingerprint()
+    record = record_of(setup.config, files.path, setup.device, seconds, version)
+    record |= {"kept_bytes": kept_bytes(setup)} | models.task.fingerprint()
     if (shown := models.task.show(models)) is not None:
         write_text(files.sample, shown)
     record["metrics"] = metrics
