@@ -30,12 +30,13 @@ def kept_bytes(setup: Setup) -> int:
     These are the weights, their gradients, and the states of the optimizer and the methods, such as members and averages. In the
     late phase there are also the sums of the base weights' gradients.
     """
-    late = setup.trained.late
-    gradients = [parameter for parameter in late.model.parameters() if parameter.requires_grad]
+    late, state = setup.trained.late, weights_of(setup)
+    del state["late"]["theta_gradients"]  # which there are within an iteration only; counted below
+    states = {tensor.data_ptr(): tensor for tensor in tensors_in(state)}  # the optimizer holds one member's state
+    gradients = {name: parameter for name, parameter in late.model.named_parameters() if parameter.requires_grad}
     summed = late.spawned and late.K > 1 and late.gamma_theta > 0
-    phi = {id(parameter) for parameter in late.phi}
-    sums = [parameter for parameter in gradients if id(parameter) not in phi] if summed else []
-    return sum(tensor.nbytes for tensor in [*tensors_in(weights_of(setup)), *gradients, *sums])
+    sums = [parameter for name, parameter in gradients.items() if name not in late.phi] if summed else []
+    return sum(tensor.nbytes for tensor in [*states.values(), *gradients.values(), *sums])
 
 
 def tensors_in(state: Any) -> Iterator[Tensor]:
