@@ -87,7 +87,10 @@ def test_a_row_has_the_numbers_of_its_task_only(tmp_path):
         (("name: EMA, task: LSTM", "name: Other, task: LSTM"), "Base, LSTM is compared with EMA, LSTM, which is not a row"),
         (("name: Late, task: LSTM", "name: Late, task: GPT"), "Late, GPT has no column of its task"),
         (("name: Late, task: LSTM", "name: EMA, task: LSTM"), "several rows have the name EMA, LSTM"),
-        (("experiment: c}", "experiment: c, paper: {images: [1.0]}}"), "Late, LSTM has the paper's number for images, which is not"),
+        (
+            ("experiment: c}", "experiment: c, paper: {images: [1.0]}}"),
+            "Late, LSTM has the paper's number for images, which is",
+        ),
     ],
 )
 def test_a_row_that_does_not_fit_the_tasks_is_refused(tmp_path, change, message):

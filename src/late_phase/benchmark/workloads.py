@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from late_phase import LatePhase, architectures, batchnorm, head
 from late_phase.config.choices import CHOICES
 from late_phase.optimization import optimizers
-from late_phase.support.devices import autocast, cores
+from late_phase.support.devices import autocast, cores, has_bf16
 from late_phase.support.timing import EPOCH
 
 CPU = torch.device("cpu")
@@ -73,11 +73,7 @@ class Sizes:
 
 def precisions(device: torch.device) -> tuple[str, ...]:
     """Returns fp32, and bf16 if the device computes with it in hardware."""
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = device.type == "cpu" and any("bf16" in key and value for key, value in torch.cpu.get_capabilities().items())
-    return ("fp32", "bf16") if able else ("fp32",)
+    return ("fp32", "bf16") if has_bf16(device) else ("fp32",)
 
 
 def build(name: str, sizes: Sizes, device: torch.device) -> nn.Module:

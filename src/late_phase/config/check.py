@@ -28,7 +28,7 @@ def check(config: TrainConfig) -> TrainConfig:
             "needs: set it to 1."
         )
     seed("seed", config.seed)
-    one_of("compute.precision", config.compute.precision, ("fp32", "bf16"))
+    config.compute.check()
     if config.max_grad_norm is not None and not 0 < config.max_grad_norm < float("inf"):
         raise UserError(f"max_grad_norm={config.max_grad_norm} is out of range: choose a number above 0, or null for no clipping.")
     config.runtime.check()

@@ -7,12 +7,15 @@ command line. The files in ``configs/`` hold the values and say what each key me
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from late_phase.config.refusals import at_least
+from late_phase.config.refusals import at_least, one_of
 from late_phase.support.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 EPOCHS = {"epochs": True}
 """Metadata of a field that holds a time in epochs, or a list of such times."""
@@ -50,8 +53,23 @@ class Chosen:
 
 @dataclass
 class ComputeConfig:
+    """
+    Attributes:
+        compile: a bool, or a text.
+    """
+
     precision: str = "fp32"
-    compile: bool = False
+    compile: Any = False
+
+    def check(self) -> None:
+        """Raises ``UserError`` if a value is unknown."""
+        one_of("compute.precision", self.precision, ("fp32", "tf32", "bf16", "auto"))
+        one_of("compute.compile", str(self.compile).lower(), ("false", "true", "reduce-overhead", "auto"))
+
+    @property
+    def must_compile(self) -> bool:
+        """Whether it isn't left to the program whether the model is compiled."""
+        return self.compile not in (False, "auto")
 
 
 @dataclass
@@ -101,3 +119,9 @@ class TrainConfig:
     logger: Chosen = MISSING
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def precision_on(self, device: torch.device) -> str:
+        """Returns the precision that the run computes in on a device. See :func:`late_phase.support.devices.precision_on`."""
+        from late_phase.support.devices import precision_on  # imported here, because a command line is checked without torch
+
+        return precision_on(device, self.compute.precision, self.architecture.bf16_pays)

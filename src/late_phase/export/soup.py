@@ -154,7 +154,7 @@ class Kitchen:
     def __init__(self, task: Task, config: TrainConfig) -> None:
         self.task = task
         self.model = task.model(config.architecture, config.architecture.weights, whole=True).to(task.device)
-        self.autocast = partial(autocast, task.device, config.compute.precision)
+        self.autocast = partial(autocast, task.device, config.precision_on(task.device))
         self.batches = partial(task.batches(config).epoch, config.epochs)
 
     def mix(self, ingredients: Iterable[Ingredient]) -> None:

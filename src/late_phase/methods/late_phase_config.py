@@ -68,7 +68,7 @@ class LatePhaseConfig(Chosen):
                 f"{number} sums the members' gradients, so max_grad_norm={config.max_grad_norm} can't clip each: choose 1, or "
                 "max_grad_norm=null."
             )
-        if config.compute.compile:
+        if config.compute.must_compile:
             raise UserError(f"{number} can't be compiled: choose 1, or compute.compile=false.")
 
     def reached(self, epochs: int) -> int | None:

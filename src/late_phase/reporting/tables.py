@@ -234,13 +234,19 @@ def provenance(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns lines on the hardware, training time and code that the numbers of runs come from."""
     if not records:
         return []
-    devices = ", ".join(sorted({str(record["device"]) for record in records}))
+    devices = ", ".join(sorted({_hardware(record) for record in records}))
     commits = ", ".join(sorted({_short(record["git_commit"]) for record in records}))
     took = duration(sum(record["seconds"] for record in records))
     lines = [f"Ours: {len(records)} run{'s' * (len(records) > 1)} on {devices}, {took} of training, by commit {commits}."]
     if len(codes := {code_of(record) for record in records}) > 1:
         lines.append(f"The runs mix {len(codes)} versions of the code: {', '.join(sorted(codes))}.")
     return lines
+
+
+def _hardware(record: Mapping[str, Any]) -> str:
+    """Returns the device of a run, and the precision unless it is fp32. The oldest records don't say it."""
+    precision = record.get("precision", "fp32")
+    return str(record["device"]) if precision == "fp32" else f"{record['device']} in {precision}"
 
 
 def _short(commit: str | None) -> str:

@@ -63,11 +63,15 @@ class RunDirectory:
     def refuse_other_config(self, config: TrainConfig) -> None:
         """Refuses a config whose identity differs from that of the config in the directory.
 
+        A run that isn't finished may go on in another precision, which its record then says.
+
         Raises:
             UserError: the directory has such a config.
         """
         if self.config.exists():
             changes = differences(identity(from_yaml(self.config)), identity(config))
+            if not self.metrics.exists():
+                changes = [change for change in changes if not change.startswith("compute.")]
             if changes:
                 raise UserError(
                     f"{self.path} holds a run with another config ({'; '.join(changes)}): move it away, or undo the change."

@@ -57,7 +57,7 @@ def models_of_run(config: TrainConfig, files: RunDirectory, device: torch.device
         task=task,
         trained_on=config.dataset.name,
         predictors=found,
-        autocast=partial(autocast, device, config.compute.precision),
+        autocast=partial(autocast, device, config.precision_on(device)),
         seed=config.seed,
         digest=made_of,
         results=results,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -34,20 +34,63 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Returns the context of forward passes: ``bf16`` uses bfloat16 where torch considers it safe, ``fp32`` changes nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def precision_on(device: torch.device, chosen: str, bf16_pays: bool) -> str:
+    """Returns the precision that ``compute.precision`` stands for on a device: fp32, tf32 or bf16.
+
+    ``auto`` is bf16 where the device has instructions for it, on a CPU only if it is faster there.
+
+    Args:
+        bf16_pays: whether bf16 is faster than fp32 on a CPU with such instructions.
+
+    Raises:
+        UserError: the device doesn't have the precision.
+    """
+    if chosen == "tf32" and device.type != "cuda":
+        raise UserError(f"compute.precision=tf32 needs an NVIDIA GPU, and the run computes on {device}: choose fp32, bf16 or auto.")
+    if chosen != "auto":
+        return chosen
+    return "bf16" if has_bf16(device) and (bf16_pays or device.type == "cuda") else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tells whether a device has instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and any("bf16" in key and value for key, value in torch.cpu.get_capabilities().items())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Returns the context of forward passes: ``bf16`` uses bfloat16 where torch considers it safe, ``tf32`` see :func:`tf32`."""
+    return tf32(True) if precision == "tf32" else torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
-def torch_settings(device: torch.device, threads: int | None, seed: int, rank: int = 0) -> Iterator[None]:
-    """Sets the number of CPU threads, cuDNN's deterministic kernels, and the seed of the global generators during the block.
+def tf32(used: bool) -> Iterator[None]:
+    """Sets whether NVIDIA GPUs round the factors of float32 products to TensorFloat-32 during the block, in all operations.
 
-    Each of several processes has a seed of its own, because dropout must differ among them.
+    Torch's own default is yes for convolutions and no for matrices.
+    """
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if used else "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+@contextmanager
+def torch_settings(device: torch.device, threads: int | None, seed: int, rank: int = 0, precision: str = "fp32") -> Iterator[None]:
+    """Sets how torch computes during the block.
+
+    These are the number of CPU threads, cuDNN's deterministic kernels, TensorFloat-32, and the seed of the global generators. Each
+    of several processes has a seed of its own, because dropout must differ among them.
     The block restores the old settings at its end. Otherwise a job of a sweep would see the settings of another job.
     """
     before = torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    with global_generators(device, seed, *(["process", rank] if rank else [])):
+    with global_generators(device, seed, *(["process", rank] if rank else [])), tf32(precision == "tf32"):
         try:
             torch.set_num_threads(threads or before[0])
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

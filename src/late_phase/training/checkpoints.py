@@ -72,6 +72,8 @@ def save(setup: Setup, files: RunDirectory, state: State, stopping: EarlyStoppin
             "tally": state.sums.state_dict(),
             "history": state.history,
             "seconds": state.seconds,
+            "compile_seconds": state.compile_seconds,
+            "precisions": state.precisions,
         }
     )
 
@@ -95,4 +97,11 @@ def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: Wo
     sums.keep(world)
     if world.first:  # dropout differs among processes
         set_random_state(checkpoint["random"], setup.device)
-    return State(checkpoint["epoch"], sums, checkpoint["history"], checkpoint["seconds"])
+    return State(
+        checkpoint["epoch"],
+        sums,
+        checkpoint["history"],
+        checkpoint["seconds"],
+        checkpoint["compile_seconds"],
+        checkpoint["precisions"],
+    )

@@ -13,6 +13,7 @@ from late_phase.support.errors import UserError
 from late_phase.support.files import write_json, write_text
 from late_phase.training.checkpoints import kept_bytes
 from late_phase.training.setup import Setup
+from late_phase.training.state import State
 
 
 def export(setup: Setup, files: RunDirectory) -> None:
@@ -24,7 +25,7 @@ def export(setup: Setup, files: RunDirectory) -> None:
         method.export(setup.trained, files.path, setup.task.encoding.to_json())
 
 
-def evaluate(setup: Setup, files: RunDirectory, seconds: float, version: dict[str, Any]) -> dict[str, Any]:
+def evaluate(setup: Setup, files: RunDirectory, state: State, version: dict[str, Any]) -> dict[str, Any]:
     """Evaluates the exported weights, writes ``metrics.json`` and returns its content.
 
     For images this also writes predictions, for texts a sample.
@@ -38,8 +39,11 @@ def evaluate(setup: Setup, files: RunDirectory, seconds: float, version: dict[st
         for name, value in values.items():
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
-    record = record_of(setup.config, files.path, setup.device, seconds, version)
-    record |= {"kept_bytes": kept_bytes(setup)} | models.task.fingerprint()
+    record = record_of(setup.config, files.path, setup.device, state.seconds, version)
+    record |= {"precision": ", then ".join(state.precisions), "kept_bytes": kept_bytes(setup)}
+    if state.compile_seconds > 0:
+        record["compile_seconds"] = round(state.compile_seconds, 3)
+    record |= models.task.fingerprint()
     if (shown := models.task.show(models)) is not None:
         write_text(files.sample, shown)
     record["metrics"] = metrics

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from late_phase import tasks
@@ -21,9 +20,11 @@ from late_phase.methods.interface import due
 from late_phase.runs.directory import RunDirectory
 from late_phase.runs.loggers import Logger
 from late_phase.runs.provenance import code_version
+from late_phase.support.console import duration
 from late_phase.support.devices import torch_settings
 from late_phase.support.errors import UserError
 from late_phase.training.checkpoints import restore, resume, save, weights_of
+from late_phase.training.computing import forward_of, in_words, timed
 from late_phase.training.ending import evaluate, export
 from late_phase.training.inner_steps import inner_steps
 from late_phase.training.interruption import Interruption
@@ -53,7 +54,8 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
     with ExitStack() as stack:
         world.agree(lambda: lock(files, stack, config))
         interruption = stack.enter_context(Interruption())
-        stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank))
+        precision = config.precision_on(world.device)
+        stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank, precision))
         record = world.agree(files.read_metrics)
         if record is not None:
             if world.first:
@@ -66,11 +68,11 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
             with choices.build("logger", chosen, directory, identity(config), **own) as logger:
                 if world.first:
                     files.write_config(config)
-                seconds = train(setup, files, logger, interruption, world)
+                state = train(setup, files, logger, interruption, world)
                 if not world.first:
                     return None
                 export(setup, files)
-                record = evaluate(setup, files, seconds, version)
+                record = evaluate(setup, files, state, version)
                 logger.finish(record["metrics"])
     if world.first:
         report(record, directory, tasks.kind_of(config.dataset).in_words)
@@ -87,15 +89,17 @@ def lock(files: RunDirectory, stack: ExitStack, config: TrainConfig) -> None:
     files.refuse_other_config(config)
 
 
-def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption, world: World) -> float:
-    """Runs the training loop, and returns its duration in seconds, including the time before an interruption."""
+def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Interruption, world: World) -> State:
+    """Runs the training loop, and returns its state at the end. Its seconds include the time before an interruption."""
     config, late, batches = setup.config, setup.trained.late, setup.batches
     methods, objective = setup.methods.values(), setup.task.objective
     schedule = choices.build("schedule", config.schedule.name, **options(config.schedule))
-    forward = torch.compile(late.model) if config.compute.compile else late.model
+    forward = forward_of(late.model, config, setup.device, world.size)
+    compiled = forward is not late.model
     steps = partial(inner_steps, setup.trained, batches, objective, forward, config.late_phase.parallel_members)
     stopping = EarlyStopping(config, setup.task.validated())
     state = resume(setup, files, stopping, world)
+    state.computes_in(config.precision_on(setup.device))
     clock = time.monotonic() - state.seconds
     if state.history and world.first:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
@@ -103,11 +107,15 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     finite = refusing_non_finite(state, len(batches), files)
     shown = config.runtime.progress and world.first
     with Progress(config, len(batches), state, setup.task, shown) as progress, interruption.deferred(), finite:
+        progress.note(in_words(config, setup.device, compiled))
         while state.epoch < config.epochs and not stopping.ends(state.epoch):
             for method in methods:
                 method.before_epoch(setup.trained, state.epoch)
             start = state.sums.batches
-            for batch, step in enumerate(steps(state.epoch, start), start):
+            passes = steps(state.epoch, start)
+            if compiled:
+                passes, compiled = timed(passes, partial(tell_of_compiling, state, progress)), False
+            for batch, step in enumerate(passes, start):
                 factor = schedule(state.epoch + batch / len(batches))
                 for group in late.param_groups:
                     group["lr"] = group["base_lr"] * factor
@@ -149,7 +157,12 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                 progress.epoch(state)
     if stopping.best is not None:
         restore(setup, stopping.best["weights"])
-    return state.seconds
+    return state
+
+
+def tell_of_compiling(state: State, progress: Progress, seconds: float) -> None:
+    state.compile_seconds += seconds
+    progress.note(f"compiling took {duration(seconds)}")
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Progress:
     def __init__(self, config: TrainConfig, batches: int, state: State, task: Task, shown: bool) -> None:
         self._task = task
         self._epochs = config.epochs
+        self._noted = shown
         self._lines = shown and not sys.stderr.isatty()
         self._bar = tqdm(
             total=config.epochs * batches,
@@ -42,6 +43,11 @@ class Progress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._bar.close()
+
+    def note(self, text: str) -> None:
+        """Shows a line."""
+        if self._noted:
+            self._bar.write(text)
 
     def step(self, state: State) -> None:
         """Updates the display after each minibatch. It covers the minibatches that the sums include so far."""

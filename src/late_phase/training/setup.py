@@ -64,7 +64,7 @@ def build(config: TrainConfig, device: torch.device) -> Setup:
     batches = task.batches(config)
     for method in chosen.values():
         method.check(late, len(batches))
-    how = partial(autocast, device, config.compute.precision)
+    how = partial(autocast, device, config.precision_on(device))
     trained = Trained(late, partial(batches.epoch, config.epochs), how)
     if config.late_phase.parallel_members > 1:
         refuse_parallel(config, trained, batches, task.objective, device)

@@ -96,9 +96,24 @@ class EpochSums:
 
 @dataclass
 class State:
-    """A run's progress: completed epochs, the sums of the current one, a history row per epoch, and seconds of training."""
+    """A run's progress.
+
+    Attributes:
+        epoch: completed epochs.
+        sums: of the current epoch.
+        history: a row per epoch.
+        seconds: of training, with ``compile_seconds``, which compiling the model took.
+        precisions: those that the run has computed in, in their order; several if it was resumed in another one.
+    """
 
     epoch: int = 0
     sums: EpochSums = field(default_factory=EpochSums)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    compile_seconds: float = 0.0
+    precisions: list[str] = field(default_factory=list)
+
+    def computes_in(self, precision: str) -> None:
+        """Notes the precision that the run computes in from here on."""
+        if self.precisions[-1:] != [precision]:
+            self.precisions.append(precision)

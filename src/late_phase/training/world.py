@@ -132,7 +132,9 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
         f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.": (
             getattr(config.ensemble, "minibatches", None) == "own"
         ),
-        f"compute.compile=true doesn't work with {processes}: choose false, or start one.": config.compute.compile,
+        f"compute.compile={config.compute.compile} doesn't work with {processes}: choose false, or start one.": (
+            config.compute.must_compile
+        ),
         f"max_grad_norm={config.max_grad_norm} can't clip the gradients of {processes}: choose null, or start one.": (
             config.max_grad_norm is not None
         ),
