@@ -72,6 +72,7 @@ def save(setup: Setup, files: RunDirectory, state: State, stopping: EarlyStoppin
             "tally": state.sums.state_dict(),
             "history": state.history,
             "seconds": state.seconds,
+            "cpu_seconds": state.cpu_seconds,
             "compile_seconds": state.compile_seconds,
             "precisions": state.precisions,
         }
@@ -102,6 +103,7 @@ def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: Wo
         sums,
         checkpoint["history"],
         checkpoint["seconds"],
+        checkpoint["cpu_seconds"],
         checkpoint["compile_seconds"],
         checkpoint["precisions"],
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -100,7 +99,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
     stopping = EarlyStopping(config, setup.task.validated())
     state = resume(setup, files, stopping, world)
     state.computes_in(config.precision_on(setup.device))
-    clock = time.monotonic() - state.seconds
+    state.start_clock()
     if state.history and world.first:
         files.write_history(state.history)  # the run may have been killed after the checkpoint and before this file
 
@@ -131,7 +130,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
                     method.after_step(setup.trained, state.epoch)
                 progress.step(state)
                 if (step is None or step.last_of_pass) and world.stopped(interruption, late.entered):
-                    state.seconds = time.monotonic() - clock
+                    state.read_clock()
                     state.sums.total(world)
                     late.gather()
                     if world.first:
@@ -143,7 +142,7 @@ def train(setup: Setup, files: RunDirectory, logger: Logger, interruption: Inter
             late.gather()
             for method in methods:
                 method.after_epoch(setup.trained, state.epoch)
-            state.seconds = time.monotonic() - clock
+            state.read_clock()
             if world.first:
                 state.history.append(history_row(setup, state))
                 stopping.consider(state.history[-1], partial(weights_of, setup))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,7 @@ class State:
         sums: of the current epoch.
         history: a row per epoch.
         seconds: of training, with ``compile_seconds``, which compiling the model took.
+        cpu_seconds: the CPU time of training, summed over threads. It hardly depends on what else the machine does.
         precisions: those that the run has computed in, in their order; several if it was resumed in another one.
     """
 
@@ -110,8 +112,17 @@ class State:
     sums: EpochSums = field(default_factory=EpochSums)
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     compile_seconds: float = 0.0
     precisions: list[str] = field(default_factory=list)
+
+    def start_clock(self) -> None:
+        """Begins to measure, in addition to the seconds so far."""
+        self._began = time.monotonic() - self.seconds, time.process_time() - self.cpu_seconds
+
+    def read_clock(self) -> None:
+        """Sets the seconds."""
+        self.seconds, self.cpu_seconds = time.monotonic() - self._began[0], time.process_time() - self._began[1]
 
     def computes_in(self, precision: str) -> None:
         """Notes the precision that the run computes in from here on."""
