@@ -20,7 +20,7 @@ from late_phase.benchmark.late import late_bytes_over_base, late_over_base, step
 from late_phase.benchmark.plain import augment_over_pil, epoch_over_plain
 from late_phase.benchmark.rates import wrn_over_convolutions, wrn_over_matrix
 from late_phase.benchmark.streaming import streaming
-from late_phase.benchmark.together import parallel_over_sequential, two_over_one
+from late_phase.benchmark.together import evaluated_at_once, parallel_over_sequential, two_over_one
 from late_phase.benchmark.workloads import Sizes, precisions
 from late_phase.checks import MEMBERS, MINIBATCHES
 from late_phase.runs.provenance import device_name, git_commit
@@ -86,6 +86,8 @@ def members(sizes: Sizes, device: torch.device) -> Made:
     for name, K, batch in (("lenet", sizes.K, 8), ("lenet", sizes.K, sizes.batch), ("mlp", 32, 2 * sizes.batch)):
         bar = 0.6 if (name, device.type) == ("lenet", "cpu") else 0.2 if name == "lenet" else None
         yield parallel_over_sequential(name, K, batch, bar, device, sizes.pairs)
+    for name, whole in (("lenet", False), ("lenet", True), ("mlp", True)):
+        yield evaluated_at_once(name, sizes.K, whole, device, sizes.pairs)
 
 
 def processes(sizes: Sizes, device: torch.device) -> Made:
@@ -131,7 +133,8 @@ PARTS = (
     Part(
         "Members in one pass",
         "Members that share one forward and one backward pass (late_phase.parallel_members) against members one after the other: "
-        "the ConvNet with late-phase BatchNorm, and an MLP for tables with late-phase adapters.",
+        "the ConvNet with late-phase BatchNorm, and an MLP for tables with late-phase adapters. Then only the forward pass, in "
+        "evaluation mode, of members that differ in late-phase weights, and of draws that differ in all weights.",
         IMAGES,
         members,
     ),

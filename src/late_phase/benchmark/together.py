@@ -15,13 +15,16 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from late_phase import LatePhase, Selection, architectures, batchnorm, head
 from late_phase.benchmark.workloads import CPU, SGD, Sizes, build, memory_format
+from late_phase.evaluation.predict import EVALUATION_BATCH_SIZE
 from late_phase.layers.rank1 import adapters, parametrize_rank1
 from late_phase.layers.synchronized_batchnorm import SynchronizedBatchNorm
 from late_phase.support.devices import cores
 from late_phase.support.timing import measure, timed
+from late_phase.weights import load
 
 INPUTS = 27
 """Columns of a table, one-hot encoded: those of the diamonds."""
@@ -65,6 +68,34 @@ def parallel_over_sequential(name: str, K: int, batch: int, bar: float | None, d
 
     blocks = [lambda run=run: timed(run, device, K * batch) for run in (at_once, in_turn)]
     return measure(f"parallel_over_sequential_{name}_k{K}_batch{batch}", bar, *blocks, pairs)
+
+
+def evaluated_at_once(name: str, K: int, whole: bool, device: torch.device, pairs: int) -> dict[str, Any]:
+    """Measures the logits of K models for a minibatch of evaluation, in one pass against one model after the other.
+
+    Args:
+        name: ``lenet`` or ``mlp``.
+        whole: whether the models differ in all weights, as draws of SWAG or of flatness do; else in BatchNorm and head, as members.
+    """
+    lenet = name == "lenet"
+    model = architectures.build(name, 3, 10) if lenet else architectures.build(name, INPUTS, 10, depth=5, width=96)
+    model = model.to(device).eval()
+    names = {own for own, _ in model.named_parameters()} if whole else set((batchnorm() + head()).names(model))
+    values = {own: torch.stack([value.detach()] * K) for own, value in model.named_parameters() if own in names}
+    inputs = torch.randn(EVALUATION_BATCH_SIZE, *((3, 32, 32) if lenet else (INPUTS,))).to(device)
+    together = vmap(lambda own: functional_call(model, own, (inputs,)))
+
+    @torch.no_grad()
+    def at_once() -> None:
+        together(values)
+
+    @torch.no_grad()
+    def in_turn() -> None:
+        for k in range(K):
+            load(model, {own: value[k] for own, value in values.items()})(inputs)
+
+    blocks = [lambda run=run: timed(run, device, K * len(inputs)) for run in (at_once, in_turn)]
+    return measure(f"{'draws' if whole else 'members'}_evaluated_at_once_{name}_k{K}", None, *blocks, pairs)
 
 
 def two_over_one(divide: str, sizes: Sizes) -> dict[str, Any]:
