@@ -32,7 +32,11 @@ MISTAKES = {
     "no name": ("prepare_data", [], r"the following arguments are required: NAME: {usage}"),
     "an unknown name": ("prepare_data", ["cifar11"], rf"argument NAME: 'cifar11' is {NAMES}: {{usage}}"),
     "a name too many": ("prepare_data", ["digits", "noise"], r"unrecognized arguments: noise: {usage}"),
-    "an unknown table": ("table", ["table7"], r"table7 is not one of figure2, figure3, figure6, gpt, methods, table1, .*: {usage}"),
+    "an unknown table": (
+        "table",
+        ["table7"],
+        r"table7 is not one of comparison, figure2, figure3, figure6, gpt, methods, precision, table1, .*: {usage}",
+    ),
     "no table": ("table", [], r"the following arguments are required: NAME: {usage}"),
     "an unknown scale": ("table", ["table3", "--scale", "huge"], r"--scale huge is not one of convnet, digits, pydocs: {usage}"),
     "arguments of the demo": ("demo", ["fast"], r"unrecognized arguments: fast: {usage}"),

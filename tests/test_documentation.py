@@ -38,7 +38,7 @@ ON_DIGITS = ["dataset=digits", "architecture=lenet", "+debug=smoke"]
 ON_TABLE = ["+debug=smoke_table"]
 ON_TEXT = ["+debug=smoke_text", "dataset.sequence_length=10"]
 
-DRY = re.compile(r"make (table\d+|tables|gpt|tabular\w*)\b")
+DRY = re.compile(r"make (table\d+|tables|comparison|gpt|methods|precision|tabular\w*)\b")
 """Targets that train for minutes to days: tests ask what they would do. tests/test_tables.py makes tables."""
 
 ELSEWHERE = {

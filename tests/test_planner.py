@@ -119,7 +119,7 @@ def test_a_text_of_ones_own_is_for_tables_of_texts(tmp_path):
     own = ["dataset=text_file", "dataset.path=somewhere"]
     planner = Planner(CONFIGS, tmp_path, own_data={"text": own}, seeds=[0])
     assert planner.changes(a_table(Row("Base", "cifar10_lenet_base"))) == []
-    table = read_table(CONFIGS / "table" / "gpt.yaml")
+    table = a_table(Row("LSTM", "pydocs_lstm_base"), Row("GPT", "pydocs_gpt_base"), columns={"bits": Column("bits", "test_bpc")})
     assert planner.kinds(table) == ["text"] and planner.overrides(table, "text") == planner.changes(table) == own
     planned = planner.plan([table])[0]
     assert len(planned.jobs) == len({row.experiment for row in table.rows})

@@ -75,7 +75,7 @@ def evaluated_at_once(name: str, K: int, whole: bool, device: torch.device, pair
 
     Args:
         name: ``lenet`` or ``mlp``.
-        whole: whether the models differ in all weights, as draws of SWAG or of flatness do; else in BatchNorm and head, as members.
+        whole: whether the models differ in all weights, as draws around a model do; else in BatchNorm and head, as members.
     """
     lenet = name == "lenet"
     model = architectures.build(name, 3, 10) if lenet else architectures.build(name, INPUTS, 10, depth=5, width=96)

@@ -24,8 +24,10 @@ from late_phase.support.errors import UserError
 from late_phase.support.lazy import Lazy
 
 if TYPE_CHECKING:
-    from schedulefree import AdamWScheduleFree
     from torch import Tensor
+    from torch.optim import Optimizer
+
+ADAMW = Lazy("schedulefree.AdamWScheduleFree")
 
 
 @dataclass
@@ -75,11 +77,9 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig, AdamWConfig):
             raise UserError(f"optimizer.betas={self.betas} begins with 0, but the first is needed: choose one such as 0.9.")
 
 
-def adamw(groups: Iterable[dict[str, Any]], decay_vectors: bool, **options: Any) -> AdamWScheduleFree:
+def adamw(groups: Iterable[dict[str, Any]], decay_vectors: bool, **options: Any) -> Optimizer:
     """Returns the package's AdamW. See :func:`late_phase.optimization.optimizers.with_decay`."""
-    import schedulefree  # imported here, because a command line is checked without it
-
-    return schedulefree.AdamWScheduleFree(with_decay(groups, decay_vectors), **options)
+    return ADAMW(with_decay(groups, decay_vectors), **options)
 
 
 class ScheduleFree(Method):
