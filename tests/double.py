@@ -10,18 +10,20 @@ from pathlib import Path
 import torch
 
 from late_phase.data.images import Normalization
+from late_phase.data.table_encoding import TableEncoding
 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    single = Normalization.__call__
+    single, of_table = Normalization.__call__, TableEncoding.encode
     Normalization.__call__ = lambda own, pixels: single(own, pixels).double()
+    TableEncoding.encode = lambda own, rows, what: tuple(values.double() for values in of_table(own, rows, what))
     torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        Normalization.__call__ = single
+        Normalization.__call__, TableEncoding.encode = single, of_table
 
 
 if __name__ == "__main__":

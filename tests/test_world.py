@@ -90,6 +90,26 @@ def test_two_processes_train_the_run_of_one(divide, of_one, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("divide", ["members", "minibatches"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("+experiment=diabetes_mlp_lpadapters", "+debug=smoke_table", "patience=null", "batch_size=17"),
+        ("+experiment=pydocs_gpt_lpln", "+debug=smoke_text", "max_grad_norm=null", "batch_size=3", "dataset.minibatches=7"),
+    ],
+    ids=["table", "text"],
+)
+def test_two_processes_train_tables_and_windows_as_one(overrides, divide, composed, tmp_path):
+    own = (*overrides, "late_phase.K=3")
+    launcher = start(tmp_path / "two", *own, f"late_phase.divide={divide}", script="tests/double.py")
+    text = output(launcher)
+    assert launcher.returncode == 0, text
+    with double_precision():
+        run(composed(*own), tmp_path / "one")
+    assert_close(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_a_signal_to_one_process_saves_once_and_the_run_resumes_in_one(of_one, composed, tmp_path):
     long = (*FEW, "runtime.checkpoint_every=0")
@@ -144,6 +164,33 @@ def test_a_process_that_dies_ends_all_and_leaves_a_checkpoint(rank, of_one, comp
     with double_precision():
         run(composed(*FEW), tmp_path / "run")
     assert_close(of_one, tmp_path / "run")
+
+
+GARBAGE = """
+import weakref
+import torch.distributed as dist
+from late_phase.training.world import join_world
+
+class Garbage: ...
+
+with join_world("cpu") as world:
+    own = Garbage()
+    own.itself, own.group = own, dist.group.WORLD
+    group = weakref.ref(own.group)
+    del own
+    world.wait()
+    assert group() is not None
+assert group() is None
+print("freed")
+"""
+
+
+@pytest.mark.slow
+def test_the_group_ends_with_the_block_although_garbage_refers_to_it(tmp_path):
+    (tmp_path / "garbage.py").write_text(GARBAGE)
+    launcher = start(tmp_path / "run", script=str(tmp_path / "garbage.py"))
+    text = output(launcher)
+    assert launcher.returncode == 0 and text.count("freed") == 2, text
 
 
 @pytest.mark.slow

@@ -49,10 +49,12 @@ class Batches(ABC):
 
     Attributes:
         independent: whether the logits of a minibatch don't depend on the minibatches before it.
+        targets_per_example: how many targets an example has.
         portion: which examples of a minibatch this process wants.
     """
 
     independent: bool = True
+    targets_per_example: int = 1
     portion: Portion = staticmethod(all_examples)
 
     @abstractmethod

@@ -13,7 +13,7 @@ from late_phase.support.seeding import generator
 
 
 class TableBatches(Batches):
-    """Shuffled minibatches of rows; the last one of an epoch may be smaller.
+    """Shuffled minibatches of rows; the last one of an epoch may be smaller. An example is a row.
 
     Args:
         inputs: ``[rows, inputs]``.
@@ -29,10 +29,14 @@ class TableBatches(Batches):
     def __len__(self) -> int:
         return -(-len(self.targets) // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def examples(self, batch: int) -> int:
+        return min(self.batch_size, len(self.targets) - batch * self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
         order = torch.randperm(len(self.targets), generator=generator(self.seed, "batches", epoch)).to(self.targets.device)
-        for which in order.split(self.batch_size)[start:]:
-            yield self.inputs[which], self.targets[which]
+        for batch, rows in enumerate(order.split(self.batch_size)[start:], start):
+            portion = self.portion(epoch, batch)
+            yield None if portion is None else (self.inputs[rows[portion]], self.targets[rows[portion]])
 
     def state_dict(self) -> dict[str, Any]:
         return {"table": self._sha256}

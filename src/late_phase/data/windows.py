@@ -15,7 +15,7 @@ from late_phase.support.seeding import generator
 
 
 class Windows(Batches):
-    """Random windows of a text. All windows are equally likely, and each is drawn without regard to the others.
+    """Random windows of a text. All are equally likely, and each is drawn without regard to the others. An example is a window.
 
     Args:
         content: ``[bytes]`` uint8, mapped into memory or not.
@@ -50,7 +50,7 @@ class Windows(Batches):
         self.content = content
         self.vocabulary = vocabulary
         self.windows = windows
-        self.length = length
+        self.length = self.targets_per_example = length
         self.seed = seed
         self.device = device
         self.minibatches = whole if minibatches is None else minibatches
@@ -58,13 +58,20 @@ class Windows(Batches):
     def __len__(self) -> int:
         return self.minibatches
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def examples(self, batch: int) -> int:
+        return self.windows
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Yields symbols ``[length, windows]``, and the symbols that follow each of them ``[length * windows]``."""
         random = generator(self.seed, "batches", epoch)
         places = torch.randint(len(self.content) - self.length, (len(self), self.windows), generator=random)
         positions = torch.arange(self.length + 1)[:, None]
-        for first in places[start:]:
-            symbols = self.vocabulary.encode(self.content[first + positions]).to(self.device)
+        for batch, first in enumerate(places[start:], start):
+            portion = self.portion(epoch, batch)
+            if portion is None:
+                yield None
+                continue
+            symbols = self.vocabulary.encode(self.content[first[portion] + positions]).to(self.device)
             yield symbols[:-1], symbols[1:].flatten()
 
     def outputs(self, model: RecurrentModel, inputs: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ def inner_steps(
         else:
             passed = [loss_of(forward, *group[0])]
             # The processes step along the mean of their gradients, and their parts of a minibatch may differ in size.
-            weight = late.processes * len(group[0][1]) / batches.examples(batch) if late.divides_minibatches else 1
+            weight = 1.0
+            if late.divides_minibatches:
+                weight = late.processes * len(group[0][1]) / (batches.examples(batch) * batches.targets_per_example)
             (passed[0][0] * weight if weight != 1 else passed[0][0]).backward()
         batch += len(group)
         for k, (loss, outputs, targets) in enumerate(passed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,9 @@ def join_world(device: str) -> Iterator[World]:
         ) from error
     finally:
         dist.destroy_process_group()
+        # The group's threads end with the last reference to it, which garbage may hold. If they live until the interpreter ends, one
+        # that is about to free a tensor aborts the process.
+        gc.collect()
 
 
 def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, world: World) -> None:
