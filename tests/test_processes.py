@@ -128,7 +128,32 @@ def refusals(rank: int) -> list[str]:
     sparse = LatePhase(embedding, torch.optim.SGD(embedding.parameters()), head("1"), 3, process_group=dist.group.WORLD)
     embedding(torch.arange(5)).sum().backward()
     found.append(message(sparse.step))
+    counting = nn.Sequential(Counting(), nn.Linear(4, 5))
+    counted = LatePhase(counting, torch.optim.SGD(counting.parameters()), head("1"), 3, **of)
+    counted.spawn()
+    found.append(message(lambda: an_iteration(counted, torch.randn(2, 4))))
     return found
+
+
+class Counting(nn.Module):
+    """Counts the examples that it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen += len(inputs)
+        return inputs
+
+
+def an_iteration(late: LatePhase, inputs: Tensor) -> None:
+    for _ in range(late.K):
+        if late.mine:
+            late.model(inputs).square().mean().backward()
+            late.step()
+        else:
+            late.skip()
 
 
 def averaged_within(rank: int) -> list[Any]:
@@ -225,6 +250,7 @@ def test_refuses_what_would_be_wrong(two):
         "pull=0.5 needs all members in each process: choose divide=minibatches, or pull=0.",
         "divide='images' is unknown: choose minibatches or members.",
         "sparse gradients can't be exchanged",
+        "the members share buffers that they change, such as 0.seen, so they can't be divided: choose divide=minibatches.",
     ]
     for message, start in zip(others, expected, strict=True):
         assert message.startswith(start)

@@ -246,7 +246,13 @@ class LatePhase(CombinedMembers):
         if spawned and (self.K > 1 or self.gamma_theta != 1 or processes is not None):  # otherwise the sum is the gradient itself
             self._base_gradients.accumulate(1.0 if processes is None else processes.share)
             if self.entered == self.K - 1:
-                self._base_gradients.release(processes)
+                self._release()
+
+    def _release(self) -> None:
+        """Gives θ the sum of its gradients over all members."""
+        if self._processes is not None:
+            self._processes.compare_buffers(self.model, self._phi)
+        self._base_gradients.release(self._processes)
 
     @property
     def processes(self) -> int:
@@ -281,7 +287,7 @@ class LatePhase(CombinedMembers):
             raise RuntimeError("skip() was called for a minibatch that this process trains: call backward() and step().")
         self._live.scattered = True
         if self.entered == self.K - 1:
-            self._base_gradients.release(self._processes)
+            self._release()
         self._next_member(self._live.members)
         self.optimizer.zero_grad()
 

@@ -35,6 +35,7 @@ class Processes:
         self.divide = divide
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.exchanged = 0
+        self._compared = False
 
     def begin(self, model: nn.Module, phi: Phi, K: int, pull: float) -> None:
         """Gives the model the weights of the first process.
@@ -57,6 +58,30 @@ class Processes:
                 )
         with torch.no_grad():
             self.send([*model.parameters(), *model.buffers()], 0)
+
+    def compare_buffers(self, model: nn.Module, phi: Phi) -> None:
+        """Refuses members that change buffers which they share, after their first iteration.
+
+        Raises:
+            RuntimeError: a buffer differs among the processes.
+        """
+        if self._compared or self.divide != MEMBERS:
+            return
+        self._compared = True
+        own = set(phi.live())
+        shared = {name: buffer for name, buffer in model.named_buffers() if name not in own}
+        if not shared:
+            return
+        of_first = [buffer.clone() for buffer in shared.values()]
+        self.send(of_first, 0)
+        pairs = zip(of_first, shared.values(), strict=True)
+        differ = torch.tensor([not torch.equal(*pair) for pair in pairs], dtype=torch.int32, device=of_first[0].device)
+        dist.all_reduce(differ, dist.ReduceOp.MAX, group=self.group)
+        if changed := [name for name, different in zip(shared, differ.tolist(), strict=True) if different]:
+            raise RuntimeError(
+                f"the members share buffers that they change, such as {changed[0]}, so they can't be divided: choose "
+                "divide=minibatches."
+            )
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replaces the parameters' gradients by their means over the processes."""

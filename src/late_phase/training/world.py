@@ -117,8 +117,8 @@ def join_world(device: str) -> Iterator[World]:
         ) from error
     finally:
         dist.destroy_process_group()
-        # The group's threads end with the last reference to it, which garbage may hold. If they outlive the interpreter, one that is
-        # about to free a tensor aborts the process.
+        # The group's threads end with the last reference to it, which garbage may hold. If they outlive the interpreter, one that
+        # is about to free a tensor aborts the process.
         gc.collect()
 
 
