@@ -75,6 +75,24 @@ def test_members_return_to_their_own_slow_weights_at_the_end_of_iterations(tmp_p
             assert torch.equal(after["model"][name], slow) and not torch.equal(within["averaging"]["mean"][name], slow)
 
 
+def test_slow_weights_of_members_have_their_noise(composed):
+    """Else the first return would take a part of σ0 away."""
+    parts = setup.build(composed("averaging=lookahead", *TINY, "late_phase.sigma0=0.2"), CPU)
+    method, late = parts.methods["averaging"], parts.trained.late
+    method.before_epoch(parts.trained, 0)
+    slow = {name: value.clone() for name, value in method.average.mean.items()}
+    fast = {name: torch.rand_like(value[:1]).expand_as(value).clone() for name, value in late.weights().items() if name in late.phi}
+    set_weights(late, late.weights() | fast)
+    method.after_epoch(parts.trained, 0)
+    late.spawn()
+    for _ in range(2):  # the second one changes nothing
+        method.before_epoch(parts.trained, 1)
+        for name, value in method.average.mean.items():
+            noise = late.members[name] - fast[name] if name in late.phi else 0
+            assert torch.equal(value, slow[name] + noise), name
+    assert not torch.equal(*method.average.mean["bn1.weight"][:2])
+
+
 def test_weights_are_set_as_they_are_read(composed):
     torch.manual_seed(0)
     late = setup.build(composed(*TINY, "late_phase.sigma0=0.2"), CPU).trained.late

@@ -41,12 +41,14 @@ class SlowWeights(MovingAverage):
 
     Attributes:
         steps: steps of the fast weights since the first update.
+        phi: φ before it gets members, from the end of epoch T0 until they are spawned.
     """
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
         self.alpha = alpha
         self.steps = 0
+        self.phi: dict[str, Tensor] = {}
 
     def move(self, mean: list[Tensor], weights: list[Tensor]) -> None:
         import torch
@@ -58,7 +60,7 @@ class LookaheadMethod(AverageMethod):
     """Lookahead. Its predictors use the slow weights: ``lookahead`` is the single model, ``lookahead_ensemble`` the members.
 
     A step is a minibatch before T0 and an iteration afterwards, so that each weight has moved once. When the weights return, the
-    optimizer's state stays as it is.
+    optimizer's state stays as it is. At T0 the slow weights of each member get its noise.
     """
 
     name: ClassVar[str | None] = "lookahead"
@@ -67,8 +69,17 @@ class LookaheadMethod(AverageMethod):
         return SlowWeights(self.config.averaging.alpha)
 
     def before_epoch(self, trained: Trained, epoch: int) -> None:
-        if self.average.count == 0:
+        slow, weights = self.average, trained.late.weights()
+        if slow.count == 0:
             self.update(trained, epoch)
+        for name, value in slow.phi.items():
+            slow.mean[name] += weights[name] - value
+        slow.phi = {}
+
+    def after_epoch(self, trained: Trained, epoch: int) -> None:
+        if self.average.count > 0 and epoch + 1 == self.config.late_phase.reached(self.config.epochs):
+            weights = trained.late.weights()
+            self.average.phi = {name: weights[name].clone() for name in trained.late.phi}
 
     def after_step(self, trained: Trained, epoch: int) -> None:
         slow = self.average
