@@ -54,12 +54,20 @@ def test_the_papers_numbers_are_those_of_a_second_transcription(name):
     assert ours == theirs
 
 
+@pytest.fixture(scope="module")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Planner:
+    """One for all tables, because it composes each experiment once."""
+    return Planner(CONFIGS, tmp_path_factory.mktemp("planned"), seeds=[0])
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "table").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_row_of_every_table_is_a_run(path, tmp_path):
+def test_every_row_of_every_table_is_a_run(path, planner, tmp_path):
     table = read_table(path)
-    places = {"text": "dataset=text_file", "tables": "dataset=table_file"}
-    own = {kind: [places[kind], "dataset.path=FILE"] for kind in table.files}
-    planned = Planner(CONFIGS, tmp_path, own_data=own, seeds=[0]).plan([table])[0]
+    if table.files:
+        places = {"text": "dataset=text_file", "tables": "dataset=table_file"}
+        own = {kind: [places[kind], "dataset.path=FILE"] for kind in table.files}
+        planner = Planner(CONFIGS, tmp_path, own_data=own, seeds=[0])
+    planned = planner.plan([table])[0]
     assert len({job.directory for job in planned.jobs}) == len(planned.jobs)
     assert set(planned.without) == {row.name for row in table.rows if not row.experiment}
     assert set(planned.jobs.values()) <= {"missing"}
