@@ -22,7 +22,11 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def products() -> list[str]:
     """How NVIDIA GPUs compute float32 products."""
-    return [own.fp32_precision for own in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)]
+    return [
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.rnn.fp32_precision,
+    ]
 
 
 def record_of(directory: Path) -> dict:
@@ -102,6 +106,7 @@ def test_the_time_of_compiling_is_that_of_the_first_step_in_excess_of_the_second
     [
         ("fp32", CUDA, True, True, "fp32"),
         ("tf32", CUDA, False, True, "tf32"),
+        ("tf32", CPU, True, True, "fp32"),
         ("bf16", CPU, False, False, "bf16"),
         ("auto", CUDA, True, False, "bf16"),
         ("auto", CUDA, False, True, "fp32"),
@@ -125,12 +130,13 @@ def test_fp32_on_a_gpu_is_fp32_and_tf32_is_tf32_everywhere():
     """Torch's own default is TensorFloat-32 for convolutions only."""
     before = products()
     with torch_settings(CPU, None, seed=0):
-        assert products() == ["ieee"] * 3
+        assert "tf32" not in products()
         with autocast(CUDA, "tf32"):
             assert products() == ["tf32"] * 3
-        assert products() == ["ieee"] * 3
+        assert "tf32" not in products()
+        assert not torch.backends.cudnn.allow_tf32, "torch's older switches can still be read"
     with torch_settings(CPU, None, seed=0, precision="tf32"):
-        assert products() == ["tf32"] * 3
+        assert products() == ["tf32"] * 3 and torch.get_float32_matmul_precision() == "high"
     with pytest.raises(KeyError), tf32(True):
         raise KeyError
     assert products() == before
@@ -179,6 +185,7 @@ def test_a_run_says_how_it_computes(composed, tmp_path, capsys):
     [
         ("compute.precision=fp16", "compute.precision=fp16 is unknown: choose one of fp32, tf32, bf16, auto."),
         ("compute.compile=often", "compute.compile=often is unknown: choose one of false, true, reduce-overhead, auto."),
+        ("compute.compile='true'", "compute.compile=true is unknown: choose one of false, true, reduce-overhead, auto."),
         ("compute.compile=2", "compute.compile=2 is unknown: choose one of false, true, reduce-overhead, auto."),
     ],
 )

@@ -53,18 +53,14 @@ class Chosen:
 
 @dataclass
 class ComputeConfig:
-    """
-    Attributes:
-        compile: a bool, or a text.
-    """
-
     precision: str = "fp32"
-    compile: Any = False
+    compile: Any = False  # a bool or a text
 
     def check(self) -> None:
         """Raises ``UserError`` if a value is unknown."""
         one_of("compute.precision", self.precision, ("fp32", "tf32", "bf16", "auto"))
-        one_of("compute.compile", str(self.compile).lower(), ("false", "true", "reduce-overhead", "auto"))
+        if self.compile not in (False, True, "reduce-overhead", "auto"):
+            raise UserError(f"compute.compile={self.compile} is unknown: choose one of false, true, reduce-overhead, auto.")
 
     @property
     def must_compile(self) -> bool:

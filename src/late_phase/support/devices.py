@@ -37,16 +37,14 @@ def cores() -> int:
 def precision_on(device: torch.device, chosen: str, bf16_pays: bool) -> str:
     """Returns the precision that ``compute.precision`` stands for on a device: fp32, tf32 or bf16.
 
-    ``auto`` is bf16 where the device has instructions for it, on a CPU only if it is faster there.
+    ``auto`` is bf16 where the device has instructions for it, on a CPU only if it is faster there. Only NVIDIA GPUs have tf32;
+    elsewhere a model that was trained in it is evaluated in fp32.
 
     Args:
         bf16_pays: whether bf16 is faster than fp32 on a CPU with such instructions.
-
-    Raises:
-        UserError: the device doesn't have the precision.
     """
     if chosen == "tf32" and device.type != "cuda":
-        raise UserError(f"compute.precision=tf32 needs an NVIDIA GPU, and the run computes on {device}: choose fp32, bf16 or auto.")
+        return "fp32"
     if chosen != "auto":
         return chosen
     return "bf16" if has_bf16(device) and (bf16_pays or device.type == "cuda") else "fp32"
@@ -70,15 +68,14 @@ def tf32(used: bool) -> Iterator[None]:
 
     Torch's own default is yes for convolutions and no for matrices.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-    before = [backend.fp32_precision for backend in backends]
+    # Torch's newer switches, fp32_precision, make it an error to read the older ones, which torch itself does in places.
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
     try:
-        for backend in backends:
-            backend.fp32_precision = "tf32" if used else "ieee"
+        matrices.allow_tf32 = convolutions.allow_tf32 = used
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        matrices.allow_tf32, convolutions.allow_tf32 = before
 
 
 @contextmanager

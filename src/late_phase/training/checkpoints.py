@@ -103,7 +103,7 @@ def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: Wo
         sums,
         checkpoint["history"],
         checkpoint["seconds"],
-        checkpoint["cpu_seconds"],
-        checkpoint["compile_seconds"],
-        checkpoint["precisions"],
+        checkpoint.get("cpu_seconds", 0.0),  # older checkpoints lack this and the following
+        checkpoint.get("compile_seconds", 0.0),
+        checkpoint.get("precisions", []),
     )

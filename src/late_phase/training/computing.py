@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 from late_phase.config.training import TrainConfig
 from late_phase.runs.provenance import device_name
+from late_phase.support.errors import UserError
 
 Step = TypeVar("Step")
+
+
+def refuse_tf32(config: TrainConfig, device: torch.device) -> None:
+    """Refuses to train in tf32 where there is none.
+
+    Raises:
+        UserError: ``compute.precision=tf32`` on another device than an NVIDIA GPU.
+    """
+    if config.compute.precision == "tf32" and device.type != "cuda":
+        raise UserError(f"compute.precision=tf32 needs an NVIDIA GPU, and the run computes on {device}: choose fp32, bf16 or auto.")
 
 
 class Compiled:

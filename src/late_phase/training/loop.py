@@ -23,7 +23,7 @@ from late_phase.support.console import duration
 from late_phase.support.devices import torch_settings
 from late_phase.support.errors import UserError
 from late_phase.training.checkpoints import restore, resume, save, weights_of
-from late_phase.training.computing import forward_of, in_words, timed
+from late_phase.training.computing import forward_of, in_words, refuse_tf32, timed
 from late_phase.training.ending import evaluate, export
 from late_phase.training.inner_steps import inner_steps
 from late_phase.training.interruption import Interruption
@@ -53,6 +53,7 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
     with ExitStack() as stack:
         world.agree(lambda: lock(files, stack, config))
         interruption = stack.enter_context(Interruption())
+        refuse_tf32(config, world.device)
         precision = config.precision_on(world.device)
         stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank, precision))
         record = world.agree(files.read_metrics)
