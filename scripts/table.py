@@ -64,7 +64,7 @@ def main() -> None:
 
 def kind_of(data: Path) -> str:
     """Returns the kind of task that a place with data is for. Runs say so if it doesn't exist."""
-    if data.suffix in (".csv", ".parquet"):
+    if data.suffix.lower() in (".csv", ".tsv", ".parquet"):
         return "tables"
     return "text" if data.is_file() or (data.suffix and not data.is_dir()) else "images"
 
