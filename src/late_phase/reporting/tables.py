@@ -112,7 +112,8 @@ def say(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = (
     findings = [comparison.in_words() for comparison in comparisons(table, results)]
     if not changes:
         findings += reproductions(table, results)
-    told = f"Our runs use `{' '.join(changes)}`: only the signs of differences compare with the paper's." if changes else ""
+    if changes and any(row.paper for row in table.rows):
+        told = f"Our runs use `{' '.join(changes)}`: only the signs of differences compare with the paper's."
     return Said(f"{table.place}: {table.title}", told, cells(table, results), findings, notes(table, results))
 
 
@@ -154,7 +155,8 @@ class Comparison:
     seeds: int | None
 
     def in_words(self) -> str:
-        line = f"{self.row} against {self.against}, {self.column.title}: {told(self.difference, self.column)}"
+        row, against = (name.removesuffix(of_task("", self.column.task)) for name in (self.row, self.against))
+        line = f"{row} against {against}, {self.column.title}: {told(self.difference, self.column)}"
         if self.paper is None:
             return line
         line += f". The paper: {self.paper:+z.{self.column.digits}f}"
@@ -164,10 +166,13 @@ class Comparison:
 
 
 def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison]:
-    """Compares each row with those that the table says, in each column where both have numbers."""
-    rows, found = {row.name: row for row in table.rows}, []
+    """Compares each row with those that the table says, in each column where both have numbers. No pair is compared twice."""
+    rows, found, pairs = {row.name: row for row in table.rows}, [], set()
     for row in table.rows:
         for name in table.compared_with(row):
+            if frozenset((row.name, name)) in pairs:
+                continue
+            pairs.add(frozenset((row.name, name)))
             for key, column in table.columns_of(row).items():
                 ours, other = results[row.name].values[key], results[name].values[key]
                 if column.compared and ours and other:
