@@ -104,8 +104,11 @@ def make(arguments: Namespace) -> None:
     planner = Planner(ROOT / "configs", outputs, arguments.scale, extra, own, arguments.seeds)
     tables = {name: read_table(TABLES / f"{name}.yaml") for name in arguments.names}
     for name, table in tables.items():
-        if lacking := [file for kind, file in table.files.items() if kind not in places]:
-            raise UserError(f"{name} needs your own {lacking[0]}: give it with --data FILE, or DATA=FILE for make.")
+        if not table.files.keys() <= places.keys():
+            files = list(table.files.values())
+            raise UserError(
+                f"{name} needs your own {' and '.join(files)}: give --data {' '.join(files)}, or DATA={','.join(files)} for make."
+            )
     kinds = {kind for table in tables.values() for kind in planner.kinds(table)} if places else set()
     if unused := [f"--data {data} is {WHAT[kind]}" for kind, data in places.items() if kind not in kinds]:
         raise UserError(f"{unused[0]}, but {', '.join(tables)} can't use it: leave it out, or name other tables.")

@@ -249,14 +249,14 @@ def test_a_table_of_a_users_file_takes_its_place_and_nothing_else(tmp_path, main
     planner = Planner(
         CONFIGS,
         tmp_path,
-        own_data={"images": ["dataset=image_folder"], "tables": ["dataset=table_file", "dataset.path='my, own.csv'"]},
+        own_data={"images": ["dataset=image_folder"], "tables": ["dataset=table_file", "dataset.path='my, own/diamonds.csv'"]},
         seeds=[0],
     )
     assert planner.changes(table) == []
     (job, *_) = planner.plan([table])[0].jobs
-    assert job.overrides == ("+experiment=diamonds_mlp_base", "dataset=table_file", "dataset.path='my, own.csv'")
+    assert job.overrides == ("+experiment=diamonds_mlp_base", "dataset=table_file", "dataset.path='my, own/diamonds.csv'")
     status, _ = main("tabular", "--dry", script="scripts/table.py")
-    assert status == "error: tabular needs your own diamonds.csv: give it with --data FILE, or DATA=FILE for make."
+    assert status == "error: tabular needs your own diamonds.csv: give --data diamonds.csv, or DATA=diamonds.csv for make."
 
 
 def test_our_numbers_at_the_papers_scale_are_compared_with_the_papers(made, tmp_path):

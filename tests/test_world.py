@@ -197,7 +197,10 @@ def test_the_group_ends_with_the_block_although_garbage_refers_to_it(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["+experiment=pydocs_lstm_base", "+debug=smoke_text"], "dataset=pydocs can't be divided among 2 processes: start one."),
+        (
+            ["+experiment=pydocs_lstm_base", "+debug=smoke_text"],
+            "architecture=lstm reads a text in order, which 2 processes can't divide: start one.",
+        ),
         (["max_grad_norm=1"], "max_grad_norm=1.0 can't clip the gradients of 2 processes"),
         (["averaging=ema"], "averaging=ema needs all members after each step, which 2 processes divide"),
         (["late_phase=head"], "members share running statistics such as bn1.running_mean"),

@@ -249,7 +249,11 @@ class LatePhase(CombinedMembers):
                 self._release()
 
     def _release(self) -> None:
-        """Gives θ the sum of its gradients over all members."""
+        """Gives θ the sum of its gradients over all members.
+
+        Raises:
+            RuntimeError: members that processes divide change a buffer that they share.
+        """
         if self._processes is not None:
             self._processes.compare_buffers(self.model, self._phi)
         self._base_gradients.release(self._processes)

@@ -75,7 +75,8 @@ class Processes:
         of_first = [buffer.clone() for buffer in shared.values()]
         self.send(of_first, 0)
         pairs = zip(of_first, shared.values(), strict=True)
-        differ = torch.tensor([not torch.equal(*pair) for pair in pairs], dtype=torch.int32, device=of_first[0].device)
+        same = [torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in pairs]
+        differ = torch.tensor([not equal for equal in same], dtype=torch.int32, device=of_first[0].device)
         dist.all_reduce(differ, dist.ReduceOp.MAX, group=self.group)
         if changed := [name for name, different in zip(shared, differ.tolist(), strict=True) if different]:
             raise RuntimeError(

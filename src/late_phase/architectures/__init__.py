@@ -24,12 +24,11 @@ class ArchitectureConfig(Chosen):
     """
     Attributes:
         task: the kind of task that the architecture is for, a name in ``late_phase.tasks.TASKS``.
-        bf16_pays: whether bf16 is faster than fp32 on a CPU with instructions for it. Measured, but for networks that are like one
-            that was.
+        bf16_pays: whether bf16 was measured to be faster than fp32 on a CPU with instructions for it.
     """
 
     task: ClassVar[str] = ""
-    bf16_pays: ClassVar[bool] = True
+    bf16_pays: ClassVar[bool] = False
 
     weights: str | None = path(None)
 
@@ -47,13 +46,13 @@ class ImageArchitectureConfig(ArchitectureConfig):
 
 @dataclass
 class LeNetConfig(ImageArchitectureConfig):
-    bf16_pays: ClassVar[bool] = False
-
     dropout: float = 0.0
 
 
 @dataclass
 class WideResNetConfig(ImageArchitectureConfig):
+    bf16_pays: ClassVar[bool] = True
+
     channels_last: bool = True
     depth: int = MISSING
     width: int = MISSING
@@ -69,6 +68,8 @@ class PyramidNetConfig(ImageArchitectureConfig):
 
 @dataclass
 class ViTConfig(ImageArchitectureConfig):
+    bf16_pays: ClassVar[bool] = True
+
     patch: int = MISSING
     depth: int = MISSING
     heads: int = MISSING
@@ -78,6 +79,7 @@ class ViTConfig(ImageArchitectureConfig):
 @dataclass
 class LSTMConfig(ArchitectureConfig):
     task: ClassVar[str] = "text"
+    bf16_pays: ClassVar[bool] = True
 
     units: int = MISSING
     embedding: int | None = None
@@ -86,7 +88,6 @@ class LSTMConfig(ArchitectureConfig):
 @dataclass
 class GPTConfig(ArchitectureConfig):
     task: ClassVar[str] = "text"
-    bf16_pays: ClassVar[bool] = False
 
     depth: int = MISSING
     heads: int = MISSING
@@ -107,8 +108,6 @@ class TableArchitectureConfig(ArchitectureConfig):
 
 @dataclass
 class MLPConfig(TableArchitectureConfig):
-    bf16_pays: ClassVar[bool] = False
-
     depth: int = MISSING
     width: int = MISSING
     dropout: float = 0.0

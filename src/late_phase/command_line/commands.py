@@ -70,7 +70,7 @@ def evaluation(table: Table, planned: Plan, how: Sequence[str], device: Sequence
     for row in table.rows:
         folder, seeds = planned.folders[row.name], planned.seeds[row.name]
         done = [job.seed for job in planned.in_state(row.name, "done")]
-        for suite in row.suites(table.columns):
+        for suite in row.suites(table.columns_of(row)):
             if suite in planned.impossible.get(row.name, {}):
                 continue
             if not row.together:

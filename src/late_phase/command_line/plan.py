@@ -199,10 +199,11 @@ def collected(table: Table, planned: Plan, scale: str = "") -> dict[str, Numbers
         numbers = collect(table, row, planned.folders[row.name], planned.seeds[row.name], done, epochs, scale)
         failed = {f"seed {job.seed}": job.error() for job in planned.in_state(row.name, "failed")}
         lacking = planned.impossible.get(row.name, {})
+        unable = {key: lacking[column.suite] for key, column in table.columns_of(row).items() if column.suite in lacking}
         found[row.name] = replace(
             numbers,
             without=planned.without.get(row.name, ""),
             failed=failed | numbers.failed,
-            impossible=numbers.impossible | {key: lacking[c.suite] for key, c in table.columns.items() if c.suite in lacking},
+            impossible=numbers.impossible | unable,
         )
     return found

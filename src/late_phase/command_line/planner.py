@@ -66,8 +66,14 @@ class Planner:
         return CHOICES["dataset"][dataset].config.task
 
     def changes(self, table: Table) -> list[str]:
-        """Returns the overrides that change what the runs compute. The places of files that a table needs don't."""
-        places = {own for kind in table.files for own in map(as_in_sweeps, self.own_data.get(kind, ()))}
+        """Returns the overrides that change what the runs compute. Files that a table needs don't, if they have its names."""
+        places = {
+            own
+            for kind, name in table.files.items()
+            for given in [self.own_data.get(kind, ())]
+            if any(Path(one.partition("=")[2].strip("'")).name == name for one in given)
+            for own in map(as_in_sweeps, given)
+        }
         shared = dict.fromkeys(own for kind in self.kinds(table) for own in self.overrides(table, kind))
         return [own for own in shared if variant([own]) != variant([]) and own not in places]
 
@@ -107,7 +113,7 @@ class Planner:
             planned.jobs.update(dict.fromkeys([*before, *jobs], "missing"))
             planned.folders[row.name] = jobs[0].directory.parent
             dataset = self._compose(overrides).dataset.name
-            suites = {column.suite for column in table.columns.values()} & NEEDED_BY.keys()
+            suites = {column.suite for column in table.columns_of(row).values()} & NEEDED_BY.keys()
             lacking = {suite: NEEDED_BY[suite][1] for suite in suites if dataset not in NEEDED_BY[suite][0]}
             planned.impossible[row.name] = {suite: f"dataset={dataset} has {what}" for suite, what in lacking.items()}
         return planned.now()

@@ -59,7 +59,7 @@ class ComputeConfig:
     def check(self) -> None:
         """Raises ``UserError`` if a value is unknown."""
         one_of("compute.precision", self.precision, ("fp32", "tf32", "bf16", "auto"))
-        if self.compile not in (False, True, "reduce-overhead", "auto"):
+        if not isinstance(self.compile, bool) and self.compile not in ("reduce-overhead", "auto"):
             raise UserError(f"compute.compile={self.compile} is unknown: choose one of false, true, reduce-overhead, auto.")
 
     @property

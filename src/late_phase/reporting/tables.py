@@ -78,8 +78,8 @@ def tests(table: Table, row: Row, key: str, results: Mapping[str, Numbers]) -> s
         return ""
     said = []
     for name in (of_task(name, row.task) for name in table.against):
-        other = results[name].values[key] if name != row.name else {}
-        said.append(p_in_words(compare(ours, other).p) if other else "–")
+        other = results[name].values[key]
+        said.append("–" if name == row.name else p_in_words(compare(ours, other).p) if other else "missing")
     return f" ({'; '.join(said)})"
 
 
@@ -112,6 +112,7 @@ def say(table: Table, results: Mapping[str, Numbers], changes: Sequence[str] = (
     findings = [comparison.in_words() for comparison in comparisons(table, results)]
     if not changes:
         findings += reproductions(table, results)
+    told = ""
     if changes and any(row.paper for row in table.rows):
         told = f"Our runs use `{' '.join(changes)}`: only the signs of differences compare with the paper's."
     return Said(f"{table.place}: {table.title}", told, cells(table, results), findings, notes(table, results))

@@ -48,7 +48,7 @@ def models_of_run(config: TrainConfig, files: RunDirectory, device: torch.device
     try:
         found = methods.predictors_in(files.path, lambda: task.model(config.architecture), device, chosen)
         weights = [path for method in chosen for path in method.files(files.path) if path.exists()]
-        made_of = digest(*weights, config_hash(config))
+        made_of = digest(*weights, config_hash(config), config.precision_on(device))
     except damaged as error:
         raise train_again(files, error) from error
     except RuntimeError as error:

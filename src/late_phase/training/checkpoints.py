@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def kept_bytes(setup: Setup) -> int:
     """Returns the bytes of the tensors that training holds from one minibatch to the next.
 
     These are the weights, their gradients, and the states of the optimizer and the methods, such as members and averages. In the
-    late phase there are also the sums of the base weights' gradients.
+    late phase there are also the sums of the base weights' gradients. The copy of all this for early stopping is left out.
     """
     late, state = setup.trained.late, weights_of(setup)
     del state["late"]["theta_gradients"]  # which there are within an iteration only; counted below
@@ -103,7 +104,7 @@ def resume(setup: Setup, files: RunDirectory, stopping: EarlyStopping, world: Wo
         sums,
         checkpoint["history"],
         checkpoint["seconds"],
-        checkpoint.get("cpu_seconds", 0.0),  # older checkpoints lack this and the following
+        checkpoint.get("cpu_seconds", math.nan),  # older checkpoints lack this and the following
         checkpoint.get("compile_seconds", 0.0),
-        checkpoint.get("precisions", []),
+        checkpoint.get("precisions", ["unknown"]),
     )

@@ -40,8 +40,9 @@ def evaluate(setup: Setup, files: RunDirectory, state: State, version: dict[str,
             if not math.isfinite(value):
                 raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
     record = record_of(setup.config, files.path, setup.device, state.seconds, version)
-    record |= {"cpu_seconds": round(state.cpu_seconds, 3), "kept_bytes": kept_bytes(setup)}
-    record["precision"] = ", then ".join(state.precisions)
+    record |= {"precision": ", then ".join(state.precisions), "kept_bytes": kept_bytes(setup)}
+    if not math.isnan(state.cpu_seconds):
+        record["cpu_seconds"] = round(state.cpu_seconds, 3)
     if state.compile_seconds > 0:
         record["compile_seconds"] = round(state.compile_seconds, 3)
     record |= models.task.fingerprint()

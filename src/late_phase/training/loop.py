@@ -53,7 +53,6 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
     with ExitStack() as stack:
         world.agree(lambda: lock(files, stack, config))
         interruption = stack.enter_context(Interruption())
-        refuse_tf32(config, world.device)
         precision = config.precision_on(world.device)
         stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank, precision))
         record = world.agree(files.read_metrics)
@@ -61,6 +60,7 @@ def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] |
             if world.first:
                 print(f"{directory} is finished already; nothing to do.")
         else:
+            refuse_tf32(config, world.device)
             setup = build(config, world.device)
             divide(setup.batches, setup.methods.values(), config, world)
             chosen = config.logger.name if world.first else "csv"

@@ -104,7 +104,8 @@ class State:
         sums: of the current epoch.
         history: a row per epoch.
         seconds: of training, with ``compile_seconds``, which compiling the model took.
-        cpu_seconds: the CPU time of training, summed over threads. It hardly depends on what else the machine does.
+        cpu_seconds: the CPU time of training in this process, summed over threads. It hardly depends on what else the machine does;
+            nan if it isn't known.
         precisions: those that the run has computed in, in their order; several if it was resumed in another one.
     """
 

@@ -132,7 +132,9 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
         return
     processes, settings, smallest = f"{world.size} processes", config.late_phase, batches.examples(len(batches) - 1)
     refusals = {
-        f"dataset={config.dataset.name} can't be divided among {processes}: start one.": smallest is None,
+        f"architecture={config.architecture.name} reads a text in order, which {processes} can't divide: start one.": (
+            smallest is None
+        ),
         f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.": (
             getattr(config.ensemble, "minibatches", None) == "own"
         ),
