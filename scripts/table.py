@@ -36,7 +36,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="PLACE",
-        help="your own images, PLACE/train/<class>/* and PLACE/test/<class>/*; your own table, .csv or .parquet; or your own text",
+        help="your images, PLACE/train/<class>/* and PLACE/test/<class>/*; your table, .csv, .tsv or .parquet; or your text",
     )
     parser.add_argument("--images", type=int, metavar="N", help="train on N images, chosen at random; 0 for all")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (default: an accelerator if there is one)")

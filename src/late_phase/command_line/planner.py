@@ -67,15 +67,13 @@ class Planner:
 
     def changes(self, table: Table) -> list[str]:
         """Returns the overrides that change what the runs compute. Files that a table needs don't, if they have its names."""
-        places = {
-            own
-            for kind, name in table.files.items()
-            for given in [self.own_data.get(kind, ())]
-            if any(Path(one.partition("=")[2].strip("'")).name == name for one in given)
-            for own in map(as_in_sweeps, given)
-        }
+        needed: set[str] = set()
+        for kind, name in table.files.items():
+            given = [*map(as_in_sweeps, self.own_data.get(kind, ()))]
+            if any(own.rstrip("'").endswith((f"/{name}", f"={name}", f"='{name}")) for own in given):
+                needed.update(given)
         shared = dict.fromkeys(own for kind in self.kinds(table) for own in self.overrides(table, kind))
-        return [own for own in shared if variant([own]) != variant([]) and own not in places]
+        return [own for own in shared if variant([own]) != variant([]) and own not in needed]
 
     def plan(self, tables: Sequence[Table]) -> list[Plan]:
         """Returns the plans of tables. Rows with the same config share the runs of the row that has the most seeds.

@@ -69,12 +69,14 @@ class LookaheadMethod(AverageMethod):
         return SlowWeights(self.config.averaging.alpha)
 
     def before_epoch(self, trained: Trained, epoch: int) -> None:
-        slow, weights = self.average, trained.late.weights()
+        slow = self.average
         if slow.count == 0:
             self.update(trained, epoch)
-        for name, value in slow.phi.items():
-            slow.mean[name] += weights[name] - value
-        slow.phi = {}
+        elif slow.phi:
+            weights = trained.late.weights()
+            for name, value in slow.phi.items():
+                slow.mean[name] += weights[name] - value
+            slow.phi = {}
 
     def after_epoch(self, trained: Trained, epoch: int) -> None:
         if self.average.count > 0 and epoch + 1 == self.config.late_phase.reached(self.config.epochs):

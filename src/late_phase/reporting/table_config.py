@@ -90,7 +90,7 @@ class Row:
     @property
     def line_name(self) -> str:
         """The name of the row's line, without its task."""
-        return self.name.removesuffix(of_task("", self.task))
+        return without_task(self.name, self.task)
 
     def suites(self, columns: Mapping[str, Column]) -> list[str]:
         """Returns the suites that evaluate the row's runs. A run measures its own accuracy; a deep ensemble needs a suite."""
@@ -101,6 +101,11 @@ class Row:
 def of_task(name: str, task: str) -> str:
     """Returns the full name of a row."""
     return f"{name}, {task}" if task else name
+
+
+def without_task(name: str, task: str) -> str:
+    """Undoes :func:`of_task`."""
+    return name.removesuffix(f", {task}") if task else name
 
 
 @dataclass

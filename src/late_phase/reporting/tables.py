@@ -23,7 +23,7 @@ from late_phase.reporting.statistics import (
     seeds_needed,
     verdict,
 )
-from late_phase.reporting.table_config import Column, Row, Table, of_task
+from late_phase.reporting.table_config import Column, Row, Table, of_task, without_task
 from late_phase.support.console import duration
 
 
@@ -156,7 +156,7 @@ class Comparison:
     seeds: int | None
 
     def in_words(self) -> str:
-        row, against = (name.removesuffix(of_task("", self.column.task)) for name in (self.row, self.against))
+        row, against = (without_task(name, self.column.task) for name in (self.row, self.against))
         line = f"{row} against {against}, {self.column.title}: {told(self.difference, self.column)}"
         if self.paper is None:
             return line
