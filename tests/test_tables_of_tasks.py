@@ -61,8 +61,8 @@ def test_each_cell_has_its_own_tests_and_each_line_its_tasks(tmp_path):
     ]
     found = [(own.row, own.against, own.key) for own in comparisons(table, results)]
     assert found == [
-        ("Base, ConvNet", "EMA, ConvNet", "images"),
-        ("Base, LSTM", "EMA, LSTM", "text"),
+        ("EMA, ConvNet", "Base, ConvNet", "images"),
+        ("EMA, LSTM", "Base, LSTM", "text"),
         ("Late, LSTM", "Base, LSTM", "text"),
         ("Late, LSTM", "EMA, LSTM", "text"),
     ]

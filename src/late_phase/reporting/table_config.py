@@ -117,7 +117,7 @@ class Table:
         seeds: seeds of each row without its own.
         seeds_at: scale -> seeds there; ``SEEDS`` at scales that aren't listed.
         scales: scale -> scale that this table takes instead, such as one with text instead of images.
-        against: names of the rows with which every other row of the same task is compared, in addition to its own ``against``.
+        against: names of the rows with which those below them of the same task are compared, in addition to their own ``against``.
         figure: title of the x axis; empty if there is no figure.
         files: kind of task -> name of the user's own file that its runs need, given by ``DATA``.
         introduction: text for people who know the table's subject, not the paper. With it the table has a page of its own.
@@ -145,9 +145,10 @@ class Table:
         return {key: column for key, column in self.columns.items() if column.task == row.task}
 
     def compared_with(self, row: Row) -> list[str]:
-        """Returns the names of the rows that a row is compared with."""
-        names = [row.against, *(of_task(name, row.task) for name in self.against)]
-        return [name for name in dict.fromkeys(names) if name not in ("", row.name)]
+        """Returns the names of the rows that a row is compared with. Of the table's ``against`` these are the ones above it."""
+        above = [other.name for other in self.rows[: self.rows.index(row)]]
+        names = [row.against, *(name for name in (of_task(name, row.task) for name in self.against) if name in above)]
+        return [name for name in dict.fromkeys(names) if name]
 
 
 def seeds_of(table: Table, row: Row, scale: str) -> list[int]:
@@ -197,7 +198,8 @@ def read_table(path: Path) -> Table:
                 raise ValueError(f"{row.name} has no column of its task")
             if row.against == row.name:
                 raise ValueError(f"{row.name} is compared with itself")
-            if unknown := [name for name in table.compared_with(row) if name not in names]:
+            others = [row.against, *(of_task(name, row.task) for name in table.against)]
+            if unknown := [name for name in others if name and name not in names]:
                 raise ValueError(f"{row.name} is compared with {unknown[0]}, which is not a row")
             if row.together and any(column.x == "epoch" for column in table.columns.values()):
                 raise ValueError(f"{row.name} is a deep ensemble, which has no epochs")

@@ -167,13 +167,10 @@ class Comparison:
 
 
 def comparisons(table: Table, results: Mapping[str, Numbers]) -> list[Comparison]:
-    """Compares each row with those that the table says, in each column where both have numbers. No pair is compared twice."""
-    rows, found, pairs = {row.name: row for row in table.rows}, [], set()
+    """Compares each row with those that the table says, in each column where both have numbers."""
+    rows, found = {row.name: row for row in table.rows}, []
     for row in table.rows:
         for name in table.compared_with(row):
-            if frozenset((row.name, name)) in pairs:
-                continue
-            pairs.add(frozenset((row.name, name)))
             for key, column in table.columns_of(row).items():
                 ours, other = results[row.name].values[key], results[name].values[key]
                 if column.compared and ours and other:
