@@ -24,6 +24,7 @@ from torchvision.datasets import ImageFolder
 from late_phase.benchmark import report
 from late_phase.benchmark.late import late_bytes_over_base, late_over_base
 from late_phase.benchmark.page import as_markdown, draw, read_records, write_page
+from late_phase.benchmark.plain import convolutions_over_plain
 from late_phase.benchmark.rates import Convolution, Isolated, convolutions, wrn_over_convolutions
 from late_phase.benchmark.report import benchmark
 from late_phase.benchmark.streaming import SIZE, write_photos
@@ -113,7 +114,7 @@ TINY = Sizes(
     pairs=2,
     depth=10,
     width=1,
-    batch=8,
+    batch=16,  # not the 8 of parallel members
     images=240,
     Ks=(1, 3),
     K=2,
@@ -132,11 +133,16 @@ def test_everything_is_measured_and_printed(capsys, tmp_path):
     with torch_settings(CPU, None, seed=0):
         write_json(tmp_path / "cpu.json", benchmark(TINY, CPU))
     record = json.loads((tmp_path / "cpu.json").read_text())
-    by_precision = ["epoch_over_plain_wrn", "epoch_over_plain_lenet", "wrn_over_matrix", "wrn_over_convolutions"]
-    names = ["late_over_base_k1", "late_over_base_k3", *(f"{name}_{own}" for name in by_precision for own in precisions(CPU))]
-    names += ["augment_over_pil", "stream_over_torchvision_one_core", "stream_over_torchvision_all_cores", "rank1_over_lstm"]
+    plain = [f"{what}_over_plain_{name}" for name in ("wrn", "lenet") for what in ("epoch", "convolutions")]
+    by_precision = [*plain, "wrn_over_matrix", "wrn_over_convolutions"]
+    names = {"late_over_base_k1", "late_over_base_k3", *(f"{name}_{own}" for name in by_precision for own in precisions(CPU))}
+    names |= {"augment_over_pil", "stream_over_torchvision_one_core", "stream_over_torchvision_all_cores", "rank1_over_lstm"}
+    parallel = [f"lenet_k2_batch{batch}" for batch in (8, TINY.batch)] + [f"mlp_k32_batch{2 * TINY.batch}"]
+    names |= {f"parallel_over_sequential_{own}" for own in parallel}
+    names |= {f"{own}_evaluated_at_once_lenet_k2" for own in ("members", "draws")} | {"draws_evaluated_at_once_mlp_k2"}
+    names |= {f"two_processes_over_one_{own}" for own in ("members", "minibatches")}
     measured = {m["name"]: m for part in record["parts"] for m in part["measurements"]}
-    assert list(measured) == names
+    assert set(measured) == names
     printed = capsys.readouterr().out
     for m in measured.values():
         # An iteration of 3 members lasts 2 blocks.
@@ -159,7 +165,7 @@ def test_everything_is_measured_and_printed(capsys, tmp_path):
     per_core = statistics.median(50_000 / ours for ours, _ in measured["stream_over_torchvision_one_core"]["seconds"])
     assert f"gives {per_core:.0f} images/s on a core" in text and f"feed {100 * 16 * per_core / 3000:.0f} % (" in text
     shapes = len(measured["wrn_over_convolutions_fp32"]["convolutions"])
-    assert text.count("\n| 8 × ") == shapes * len(precisions(CPU))
+    assert text.count(f"\n| {TINY.batch} × ") == shapes * len(precisions(CPU))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +238,7 @@ def test_operations_are_those_that_torch_counts():
 
 def test_the_rate_in_isolation_is_that_of_all_operations_together():
     shapes = [Convolution((2, 3, 8, 8), (4, 3, 3, 3), (1, 1), (1, 1), inputs) for inputs in (False, True)]
-    isolated = Isolated(Counter({shapes[0]: 1, shapes[1]: 2}), torch.float32, CPU)
+    isolated = Isolated(Counter({shapes[0]: 1, shapes[1]: 2}), torch.float32, torch.channels_last, CPU)
     block = isolated.block()
     seconds = sum(count * shape.flops * isolated.seconds[shape][0] for shape, count in isolated.counted.items())
     assert block == pytest.approx(seconds / isolated.flops)
@@ -246,6 +252,21 @@ def test_the_share_of_a_rate_is_a_ratio_of_rates():
     for (ours, reference), ratio in zip(record["seconds"], record["ratios"], strict=True):
         assert ratio == pytest.approx((1 / ours) / (1 / reference))
     assert record["verdict"] == record["bar"] == "" and not record["profiles"]
+
+
+def test_the_convolutions_of_an_epoch_are_those_of_all_its_minibatches(monkeypatch):
+    """As if all convolutions of a shape, in the 2 minibatches of a block, took a second. LeNet has 2 shapes."""
+    passes = []
+
+    def second(run, device, amount, unit):
+        monkeypatch.setattr(Isolated, "_run", lambda _, shape, count: passes.append(count))
+        run()
+        return unit / amount
+
+    monkeypatch.setattr("late_phase.benchmark.rates.timed", second)
+    record = convolutions_over_plain("lenet", "fp32", TINY, CPU)
+    assert [ours for ours, _ in record["seconds"]] == [pytest.approx(2 * 50_000 / (2 * TINY.batch))] * TINY.pairs
+    assert set(passes) == {2}
 
 
 @pytest.mark.parametrize(("K", "pairs"), [(1, 2), (2, 2), (5, 3)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from late_phase.benchmark.rates import DTYPES, TERA, Isolated, convolutions
 from late_phase.benchmark.workloads import CPU, SGD, Sizes, build, build_as_here, forward_in, memory_format, train
 from late_phase.data.batches import Augmentation, TrainingBatches
 from late_phase.data.images import Images, Normalization
-from late_phase.support.timing import Block, measure, timed
+from late_phase.support.timing import EPOCH, Block, measure, timed
 from late_phase.tasks.objective import Classification
 from late_phase.training.state import EpochSums
 
@@ -124,17 +125,35 @@ def epoch_over_plain(name: str, precision: str, bar: float | None, sizes: Sizes,
         torch.backends.cudnn.deterministic = True  # as in training
         return timed(train_as_here, device, count * sizes.batch)
 
-    def plain(workers: int) -> Block:
-        model = build(name, sizes, device)
-        optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    return data.measure(f"epoch_over_plain_{name}_{precision}", bar, ours, lambda workers: plain_loop(name, data, workers))
 
-        def train_plainly(minibatches: Iterator) -> None:
-            torch.backends.cudnn.deterministic = False  # torch's default
-            total = torch.zeros((), device=device)
-            minibatches = ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in minibatches)
-            train(model, optimizer, minibatches, lambda loss, *_: total.add_(loss.detach()))
-            total.item()
 
-        return data.pil(workers, count, train_plainly)
+def convolutions_over_plain(name: str, precision: str, sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Measures the convolutions of an epoch, each by itself, against the same loop: no training that computes them is faster."""
+    data, count = Data.random(sizes, device), sizes.block[name]
+    inputs = torch.randn(sizes.batch, 3, 32, 32, device=device)
+    counted = convolutions(build(name, sizes, device), inputs)
+    counted = Counter({shape: count * number for shape, number in counted.items()})
+    isolated = Isolated(counted, DTYPES[precision], memory_format(name), device)
+    teras = isolated.flops / TERA * EPOCH / (count * sizes.batch)  # 10^12 operations in an epoch
 
-    return data.measure(f"epoch_over_plain_{name}_{precision}", bar, ours, plain)
+    def alone() -> float:
+        return isolated.block() * teras
+
+    return data.measure(f"convolutions_over_plain_{name}_{precision}", None, alone, lambda workers: plain_loop(name, data, workers))
+
+
+def plain_loop(name: str, data: Data, workers: int) -> Block:
+    """Returns a block of a careful user's own loop, whose DataLoader has so many workers."""
+    sizes, device = data.sizes, data.device
+    model = build(name, sizes, device)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+
+    def train_plainly(minibatches: Iterator) -> None:
+        torch.backends.cudnn.deterministic = False  # torch's default
+        total = torch.zeros((), device=device)
+        minibatches = ((x.to(device, non_blocking=True), y.to(device, non_blocking=True)) for x, y in minibatches)
+        train(model, optimizer, minibatches, lambda loss, *_: total.add_(loss.detach()))
+        total.item()
+
+    return data.pil(workers, sizes.block[name], train_plainly)

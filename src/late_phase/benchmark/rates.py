@@ -52,7 +52,7 @@ class Convolution:
 def convolutions(model: nn.Module, inputs: Tensor) -> Counter[Convolution]:
     """Counts the convolutions in a forward pass on ``inputs`` by their shapes.
 
-    They have no groups, no dilation and no biases, like those of a WRN.
+    They have no groups and no dilation, like those of our models. Biases, which cost next to nothing, are left out.
     """
     found: Counter[Convolution] = Counter()
 
@@ -71,18 +71,21 @@ class Isolated:
     """Each convolution of a model by itself: its forward and backward pass, on random numbers.
 
     Attributes:
+        counted: shapes -> passes in a block.
         seconds: shapes -> time of one forward and backward pass in each block, in seconds per 10^12 operations.
     """
 
-    def __init__(self, counted: Counter[Convolution], dtype: torch.dtype, device: torch.device) -> None:
-        self.counted, self.device = counted, device
+    def __init__(
+        self, counted: Counter[Convolution], dtype: torch.dtype, layout: torch.memory_format, device: torch.device
+    ) -> None:
+        self.counted, self.layout, self.device = counted, layout, device
         self.flops = sum(count * shape.flops for shape, count in counted.items())
         self.seconds: dict[Convolution, list[float]] = {shape: [] for shape in counted}
         self._passes = {shape: self._pass(shape, dtype) for shape in counted}
 
     def _pass(self, shape: Convolution, dtype: torch.dtype) -> Callable[[], object]:
         made = {"device": self.device, "dtype": dtype}
-        layout = {"memory_format": memory_format("wrn")}
+        layout = {"memory_format": self.layout}
         inputs = torch.randn(shape.images, **made).to(**layout).requires_grad_(shape.of_inputs)
         weight = torch.randn(shape.weight, **made).to(**layout).requires_grad_()
         wanted = (inputs, weight) if shape.of_inputs else (weight,)
@@ -99,7 +102,7 @@ class Isolated:
             self._passes[shape]()
 
     def block(self) -> float:
-        """Runs all convolutions of a minibatch, and returns the seconds per 10^12 operations."""
+        """Runs all counted convolutions, and returns the seconds per 10^12 operations."""
         total = 0.0
         for shape, count in self.counted.items():
             flops = count * shape.flops
@@ -141,6 +144,6 @@ def wrn_over_matrix(precision: str, bar: float | None, sizes: Sizes, device: tor
 def wrn_over_convolutions(precision: str, bar: float | None, sizes: Sizes, device: torch.device) -> dict[str, Any]:
     """Measures the rate of training, all of it, over the rate that convolutions of its own shapes reach in isolation."""
     model, minibatches, ours = training(sizes, precision, device)
-    isolated = Isolated(convolutions(model, minibatches[0][0]), DTYPES[precision], device)
+    isolated = Isolated(convolutions(model, minibatches[0][0]), DTYPES[precision], memory_format("wrn"), device)
     record = measure(f"wrn_over_convolutions_{precision}", bar, ours, isolated.block, sizes.pairs, gain=True)
     return record | {"convolutions": isolated.table()}
