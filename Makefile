@@ -54,7 +54,7 @@ $(TABLES): $(INSTALLED)
 	$(PY) scripts/table.py $@ $(TABLE_OPTIONS)
 
 tables: $(INSTALLED) ## Make all tables and figures of the paper except table7 and figure1; options: SCALE=digits LAUNCHER=joblib DRY=1
-	$(PY) scripts/table.py $(filter-out methods gpt comparison precision tabular%,$(TABLES)) $(TABLE_OPTIONS)
+	$(PY) scripts/table.py $(filter table% figure%,$(TABLES)) $(TABLE_OPTIONS)
 
 table7: $(INSTALLED) ## Make Table 7, the shapes of the hypernetworks
 	$(PY) scripts/table7.py

@@ -89,10 +89,12 @@ def test_lenet_has_as_many_parameters_as_its_layers_add_up_to():
     assert count("lenet", 1, 10) == 62_458 - 2 * 25 * 6
 
 
-def test_lenet_by_hand():
-    """The layers one after the other: BatchNorm after each activation, the maximum of 2 x 2 pixels, no activation at the end."""
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling_first", [False, True])
+def test_lenet_by_hand(pooling, pooling_first):
+    """The layers one after the other: BatchNorm after each activation, pooling of 2 x 2 pixels, no activation at the end."""
     torch.manual_seed(0)
-    model = build("lenet", 3, 7, dropout=0.3)
+    model = build("lenet", 3, 7, pooling=pooling, pooling_first=pooling_first, dropout=0.3)
     randomize_norms(model)
     w = model.eval().double().state_dict()
     x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
@@ -108,10 +110,14 @@ def test_lenet_by_hand():
         return torch.einsum("ncyxhw,ochw->noyx", windows, w[f"{name}.weight"]) + w[f"{name}.bias"].view(1, -1, 1, 1)
 
     def pool(x: Tensor) -> Tensor:
-        return x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        windows = x.unfold(2, 2, 2).unfold(3, 2, 2)
+        return windows.amax((4, 5)) if pooling == "max" else windows.mean((4, 5))
 
-    out = pool(norm(convolve(x, "conv1").clamp(min=0), "bn1"))
-    out = pool(norm(convolve(out, "conv2").clamp(min=0), "bn2")).flatten(1)
+    def layer(x: Tensor, number: int) -> Tensor:
+        x, name = convolve(x, f"conv{number}"), f"bn{number}"
+        return norm(pool(x).clamp(min=0), name) if pooling_first else pool(norm(x.clamp(min=0), name))
+
+    out = layer(layer(x, 1), 2).flatten(1)
     out = norm((out @ w["fc1.weight"].T + w["fc1.bias"]).clamp(min=0), "bn3")
     out = norm((out @ w["fc2.weight"].T + w["fc2.bias"]).clamp(min=0), "bn4")
     out = out @ w["head.weight"].T + w["head.bias"]

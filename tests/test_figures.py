@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from late_phase.reporting.numbers import Numbers, collect
 from late_phase.reporting.table_config import Column, Row, Table
 
 EPOCHS = Column("test accuracy (%)", "test_accuracy", x="epoch", factor=100)
-FLATNESS = Column("mean δL (nats)", "mean", "flatness", x="sigmas", mean=True, axis="δL (nats)")
+FLATNESS = Column("mean δL (nats)", "mean", "flatness", x="sigmas", last=0, axis="δL (nats)")
 HISTORY = "epoch,test_accuracy\n1,0.1\n2,\n3,{}\n"
 
 
@@ -40,6 +41,10 @@ def test_lines_are_of_the_history_or_of_a_suite(runs):
     assert found.lines["flat"] == {0: {0.1: 1.0, 0.2: 3.0}, 1: {0.1: 2.0, 0.2: 3.0}}
     assert found.values == {"epochs": {0: 30.0, 1: pytest.approx(130.0)}, "flat": {0: 2.0, 1: 2.5}}, "the last, and the mean"
     assert found.evaluated_by == {"unknown"}
+    two = a_table(row, epochs=replace(EPOCHS, last=2))
+    assert collect(two, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 20.0, 1: 70.0}}, "the mean of the last two"
+    other = collect(two, replace(row, predictor="ensemble"), runs, [0, 1], [0, 1], 3)
+    assert other.values["epochs"] == {} and other.impossible["epochs"] == "the history is that of the single model"
     for cut in ("epoch,test_accuracy\n1,\n", "epoch,test_accuracy\n1,0.1\n2,0.2\n"):
         (runs / "seed=1" / "history.csv").write_text(cut)
         found = collect(table, row, runs, [0, 1], [0, 1], 3)

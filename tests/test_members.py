@@ -47,6 +47,26 @@ def test_without_noise_members_start_identical_with_the_optimizer_state():
             assert torch.equal(late.state[model[1].weight]["momentum_buffer"], momentum)
 
 
+@pytest.mark.parametrize("make", [sgd, lambda model: torch.optim.Adam(model.parameters(), lr=0.01)])
+def test_members_can_begin_without_optimizer_state(make):
+    """The first step of each is that of a new optimizer."""
+    torch.manual_seed(0)
+    model = models.plain()
+    optimizer = make(model)
+    late = LatePhase(model, optimizer, batchnorm(), K=2)
+    train(model, late, models.minibatches(3))
+    base = copy.deepcopy(late.state[model[0].weight])
+    late.spawn(copy_state=False)
+    assert model[1].weight not in late.state and all(torch.equal(late.state[model[0].weight][key], base[key]) for key in base)
+    other = copy.deepcopy(model)
+    minibatches = models.minibatches(2)
+    train(model, late, minibatches[:1])
+    train(other, make(other), minibatches[:1])
+    assert torch.equal(late.members["1.weight"][0], other[1].weight)
+    assert not torch.equal(late.members["1.weight"][0], late.members["1.weight"][1])
+    assert model[1].weight not in late.state, "the second member hasn't had its first step"
+
+
 def test_noise_is_that_of_the_generator():
     members = []
     for seed in (9, 9, 8):

@@ -127,6 +127,16 @@ MISTAKES = {
     ),
     "members pulled too far": (["late_phase.pull=1.5"], r"late_phase\.pull=1\.5 is out of range: choose from 0 to 1"),
     "nothing to pull": (["late_phase=accumulation", "late_phase.pull=1"], r"late_phase\.pull=1\.0 needs late-phase weights, but"),
+    "pooling of another kind": (["architecture.pooling=min"], r"architecture\.pooling=min is unknown: choose one of max, average"),
+    "another weight decay than none": (
+        ["optimizer.weight_decay=0", "late_phase.theta_weight_decay=0.005"],
+        r"theta_weight_decay=0\.005 changes optimizer\.weight_decay, which is 0: choose one above 0, or theta_weight_decay=null",
+    ),
+    "a weight decay that leaves one open": (
+        ["late_phase.theta_weight_decay=0.005"],
+        r"leaves open what late-phase weights get: set late_phase\.weight_decay too, such as to 0\.0005, the optimizer's",
+    ),
+    "a negative weight decay": (["late_phase.theta_weight_decay=-1"], r"late_phase\.theta_weight_decay=-1\.0 is out of range"),
     "momentum for ever": (["late_phase.outer=1"], r"late_phase\.outer=1\.0 is out of range: choose from 0 to below 1"),
     "momentum of frozen weights": (
         ["late_phase.outer=0.5", "late_phase.gamma_theta=0"],

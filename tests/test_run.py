@@ -37,6 +37,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, composed: Callable[...
     return directory
 
 
+def test_the_history_has_the_norm_of_weights(undisturbed):
+    """Of all but biases, scales and shifts, in the live model. It has the first member's head after the last iteration."""
+    head = load_file(undisturbed / "members.safetensors")["head.weight"][0]
+    weights = [v for v in (load_file(undisturbed / "model.safetensors") | {"head.weight": head}).values() if v.ndim > 1]
+    norm = sum(float(value.double().square().sum()) for value in weights) ** 0.5
+    assert float(history(undisturbed)[-1]["weight_norm"]) == pytest.approx(norm, rel=1e-6)
+
+
+def test_base_weights_get_their_own_weight_decay_at_t0(composed, tmp_path):
+    """With hardly any gradient and no momentum, weight decay alone moves θ. A run that goes on keeps it."""
+    late = ["late_phase.weight_decay=0.001", "late_phase.theta_weight_decay=0.5", "late_phase.gamma_theta=1e-30"]
+    still = ["schedule=constant", "optimizer.weight_decay=0.001", "optimizer.momentum=0", "optimizer.nesterov=false"]
+    config = composed(*TINY, *still, *late)
+    run(composed(*TINY, *still, "epochs=1"), tmp_path / "until")
+    run_until(20, config, tmp_path / "after")
+    run(config, tmp_path / "after")
+    until, after = (load_file(tmp_path / name / "model.safetensors")["conv1.weight"] for name in ("until", "after"))
+    steps = (4 - 1) * 8 // 3  # of θ
+    torch.testing.assert_close(after, until * (1 - 0.02 * 0.5) ** steps)
+
+
 def test_the_run_directory_holds_what_it_promises(undisturbed):
     assert files_in(undisturbed) == {
         "config.yaml",

@@ -203,12 +203,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(made, tmp_path):
         (("[77.94, 0.37]", "[]"), r"the paper's numbers of Late must be \[mean\] or \[mean, spread\]"),
         (("title: A table", "titel: A table"), "titel"),
         (("against: Base", "against: Late"), "Late is compared with itself"),
-        (("place: Mine", "place: Mine\nfigure: T0"), "a figure needs an x, and an x needs a figure"),
-        (("overrides: [late_phase.K=2]", "x: 2"), "a figure needs an x, and an x needs a figure"),
-        (
-            ("metric: test_accuracy, factor", "metric: test_accuracy, x: epoch, factor"),
-            "a figure needs an x, and an x needs a figure",
-        ),
+        (("place: Mine", "place: Mine\nfigure: T0"), "a figure needs an x, and a row's x needs a figure"),
+        (("overrides: [late_phase.K=2]", "x: 2"), "a figure needs an x, and a row's x needs a figure"),
         (
             (
                 "place: Mine\nseeds: [0, 1]\ncolumns:\n  accuracy: {",

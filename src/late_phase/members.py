@@ -66,15 +66,23 @@ class Members:
         self._bind()
 
     @classmethod
-    def spawn(cls, phi: Phi, optimizer: torch.optim.Optimizer, K: int, sigma0: float, generator: torch.Generator | None) -> Members:
-        """Makes K members around φ_0 (Eq. 2), each with a copy of the optimizer's state; see ``LatePhase.spawn``."""
+    def spawn(
+        cls,
+        phi: Phi,
+        optimizer: torch.optim.Optimizer,
+        K: int,
+        sigma0: float,
+        generator: torch.Generator | None,
+        copy_state: bool,
+    ) -> Members:
+        """Makes K members around φ_0 (Eq. 2); see ``LatePhase.spawn``."""
         values = {name: torch.stack([value.detach()] * K) for name, value in phi.live().items()}
         if sigma0 > 0:
             device = generator.device if generator else None
             for name, phi_0 in phi.parameters.items():
                 noise = torch.randn(values[name].shape, generator=generator, device=device, dtype=phi_0.dtype)
                 values[name] += sigma0 * phi_0.norm() / phi_0.numel() ** 0.5 * noise.to(phi_0.device)
-        known = {p: optimizer.state[p] for p in phi.parameters.values() if p in optimizer.state}
+        known = {p: optimizer.state[p] for p in phi.parameters.values() if copy_state and p in optimizer.state}
         # One deepcopy for all of a member's states, because they may share tensors.
         states = [dict(zip(known, copy.deepcopy(list(known.values())), strict=True)) for _ in range(K)]
         members = cls(phi, optimizer, values, states)

@@ -117,15 +117,15 @@ class LatePhase(CombinedMembers):
         )
 
     @torch.no_grad()
-    def spawn(self, generator: torch.Generator | None = None) -> None:
+    def spawn(self, generator: torch.Generator | None = None, copy_state: bool = True) -> None:
         """Makes the K members from the live weights φ_0 and loads the first one into the live model. Call it once, at time T0.
 
-        φ_k = φ_0 + σ0 ‖φ_0‖ / sqrt(D) ε_k for each tensor of D elements, with standard normal ε_k (Eq. 2). Every member gets its
-        own copy of the running statistics and of the optimizer's state.
+        φ_k = φ_0 + σ0 ‖φ_0‖ / sqrt(D) ε_k for each tensor of D elements, with standard normal ε_k (Eq. 2).
 
         Args:
             generator: source of ε, on any device; the global CPU generator by default. Processes that train one model together
                 need generators with the same seed.
+            copy_state: every member gets its own copy of φ's optimizer state, such as its momentum. Otherwise it begins without.
 
         Raises:
             RuntimeError: the members already exist.
@@ -134,7 +134,7 @@ class LatePhase(CombinedMembers):
             raise RuntimeError("spawn() was called before: late-phase weights are spawned once, at T0.")
         self._refuse_within_step("spawn()")
         self._groups.spawn()
-        self._live.members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator)
+        self._live.members = Members.spawn(self._phi, self.optimizer, self.K, self.sigma0, generator, copy_state)
         if self._processes is not None:
             self._processes.send(self._live.members.values.values(), 0)
             self._live.members.load(0)

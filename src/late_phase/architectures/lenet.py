@@ -11,25 +11,33 @@ from late_phase.layers.max_pool import MaxPool2x2
 class LeNet(nn.Sequential):
     """LeNet-5: images ``[examples, channels, 32, 32]`` -> logits ``[examples, classes]``.
 
-    The layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper doesn't state the pooling; this is
-    max pooling. Dropout comes after the BatchNorm of the 120 units.
+    The layer sizes are LeNet-5's: 6 and 16 filters of 5 x 5, then 120 and 84 units. The paper states neither the kind of pooling
+    nor its place. Dropout comes after the BatchNorm of the 120 units.
+
+    Args:
+        pooling: of 2 x 2 pixels, ``max`` or ``average``.
+        pooling_first: pools the convolutions' outputs, as LeNet-5 does, instead of those of BatchNorm.
 
     Raises:
         ValueError: the dropout is out of range, or ``forward`` gets images of another size.
     """
 
-    def __init__(self, channels: int, classes: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, channels: int, classes: int, pooling: str = "max", pooling_first: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         check_dropout(dropout)
+
+        def normalized(number: int, filters: int) -> dict[str, nn.Module]:
+            pool = {f"pool{number}": MaxPool2x2() if pooling == "max" else nn.AvgPool2d(2)}
+            rest = {f"relu{number}": nn.ReLU(inplace=True), f"bn{number}": nn.BatchNorm2d(filters)}
+            return pool | rest if pooling_first else rest | pool
+
         layers = {
             "conv1": nn.Conv2d(channels, 6, 5),
-            "relu1": nn.ReLU(inplace=True),
-            "bn1": nn.BatchNorm2d(6),
-            "pool1": MaxPool2x2(),
+            **normalized(1, 6),
             "conv2": nn.Conv2d(6, 16, 5),
-            "relu2": nn.ReLU(inplace=True),
-            "bn2": nn.BatchNorm2d(16),
-            "pool2": MaxPool2x2(),
+            **normalized(2, 16),
             "flatten": nn.Flatten(),
             "fc1": nn.Linear(16 * 5 * 5, 120),
             "relu3": nn.ReLU(inplace=True),

@@ -119,8 +119,18 @@ class LatePhaseModel(Method):
     def before_epoch(self, trained: Trained, epoch: int) -> None:
         from late_phase.support.seeding import generator
 
-        if epoch == self.config.late_phase.T0 and not trained.late.spawned:
-            trained.late.spawn(generator(self.config.seed, "members"))
+        settings = self.config.late_phase
+        if epoch == settings.T0 and not trained.late.spawned:
+            trained.late.spawn(generator(self.config.seed, "members"), settings.copy_state)
+            if settings.theta_weight_decay is not None:
+                self.decay_theta(trained.late, settings.theta_weight_decay)
+
+    def decay_theta(self, late: LatePhase, weight_decay: float) -> None:
+        """Gives all base weights that decay another weight decay."""
+        phi = {parameter for name, parameter in late.model.named_parameters() if name in late.phi}
+        for group in late.param_groups:
+            if group["weight_decay"] == self.config.optimizer.weight_decay and phi.isdisjoint(group["params"]):
+                group["weight_decay"] = weight_decay
 
     def measured(self, trained: Trained, epoch: int) -> dict[str, nn.Module | None]:
         wanted = epoch == self.config.epochs or due(epoch, self.config.runtime.evaluate_every)

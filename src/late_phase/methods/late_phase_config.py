@@ -30,6 +30,8 @@ class LatePhaseConfig(Chosen):
     outer: float = 0.0
     head: bool = False
     weight_decay: float | None = None
+    theta_weight_decay: float | None = None
+    copy_state: bool = True
     running_statistics: str = "mean"
     parallel_members: int = 1
     divide: str = MEMBERS
@@ -41,8 +43,9 @@ class LatePhaseConfig(Chosen):
 
     def check(self, config: TrainConfig) -> None:
         at_least("late_phase.K", self.K, 1)
-        for key in ("sigma0", "T0", "weight_decay", "gamma_theta"):
+        for key in ("sigma0", "T0", "weight_decay", "theta_weight_decay", "gamma_theta"):
             at_least(f"late_phase.{key}", getattr(self, key), 0)
+        self.check_theta_weight_decay(config)
         self.check_pull_and_outer()
         self.check_parallel_members(config)
         one_of("late_phase.divide", self.divide, (MEMBERS, MINIBATCHES))
@@ -52,6 +55,19 @@ class LatePhaseConfig(Chosen):
                 f"late_phase.head=True adds a late-phase weight, but late_phase={self.name} has none: choose late_phase=head."
             )
         self.check_T0(config)
+
+    def check_theta_weight_decay(self, config: TrainConfig) -> None:
+        """Raises ``UserError`` if there is no weight decay to change, or if it isn't clear which one late-phase weights keep."""
+        if self.theta_weight_decay is None:
+            return
+        theirs, base = f"late_phase.theta_weight_decay={self.theta_weight_decay}", config.optimizer.weight_decay
+        if base == 0:
+            raise UserError(f"{theirs} changes optimizer.weight_decay, which is 0: choose one above 0, or theta_weight_decay=null.")
+        if self.has_weights and self.weight_decay is None:
+            raise UserError(
+                f"{theirs} leaves open what late-phase weights get: set late_phase.weight_decay too, such as to {base}, the "
+                "optimizer's."
+            )
 
     def check_parallel_members(self, config: TrainConfig) -> None:
         """Raises ``UserError`` if so many members can't be trained in one pass."""

@@ -24,7 +24,7 @@ class Numbers:
     """The numbers of a row.
 
     Attributes:
-        values: key of a column -> seed -> value, in the column's unit. A line has its last number here, or its mean.
+        values: key of a column -> seed -> value, in the column's unit. A line has the mean of its last numbers here.
         lines: key of a column whose numbers are lines -> seed -> the line.
         records: records of the runs that the numbers come from.
         wanted: how many values there should be.
@@ -93,6 +93,9 @@ def collect(
         if len(own) < len(group):
             continue
         for key, column in columns.items():
+            if column.x == "epoch" and row.predictor != "single":
+                found.impossible[key] = "the history is that of the single model"
+                continue
             if column.x == "epoch":
                 line = _history(runs[0].history, column)
                 if epochs not in line:  # every run measures its last epoch
@@ -112,7 +115,7 @@ def collect(
                     found.impossible[key] = f"{where} gives no {column.metric}"
             if line:
                 numbers = list(line.values())
-                found.values[key][group[0]] = statistics.mean(numbers) if column.mean else numbers[-1]
+                found.values[key][group[0]] = statistics.mean(numbers[-column.last :])
                 if column.x:
                     found.lines.setdefault(key, {})[group[0]] = line
     return found

@@ -26,7 +26,8 @@ class Column:
         metric: a predictor's key in ``metrics.json`` or in a suite's results; with ``record``, a key of the record itself.
         suite: the suite that evaluates the metric; empty if the run itself measures it.
         x: for a line of numbers, what they are plotted against: ``epoch`` for a column of ``history.csv``, or a key beside the
-            metric. The table shows the line's last number, or the mean of all if ``mean`` is set.
+            metric. The table shows the line's last number.
+        last: the table shows the mean of so many of the line's last numbers; 0 for all.
         axis: title of the y axis; empty for the column's title.
         factor: factor from the metric's unit to the title's.
         digits: digits after the decimal point.
@@ -38,7 +39,7 @@ class Column:
     metric: str = MISSING
     suite: str = ""
     x: str = ""
-    mean: bool = False
+    last: int = 1
     axis: str = ""
     record: bool = False
     factor: float = 1.0
@@ -188,9 +189,9 @@ def read_table(path: Path) -> Table:
         names = [row.name for row in table.rows]
         if not (names and table.columns):
             raise ValueError("it has no rows or no columns")
-        drawn = any(row.x is not None for row in table.rows) or any(column.x for column in table.columns.values())
-        if drawn != bool(table.figure):
-            raise ValueError("a figure needs an x, and an x needs a figure")
+        placed, lines = any(row.x is not None for row in table.rows), any(column.x for column in table.columns.values())
+        if (placed and not table.figure) or (table.figure and not placed and not lines):
+            raise ValueError("a figure needs an x, and a row's x needs a figure")
         for row in table.rows:
             if names.count(row.name) > 1:
                 raise ValueError(f"several rows have the name {row.name}")

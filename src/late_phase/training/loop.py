@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from late_phase import tasks
@@ -189,12 +190,20 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
         "learning_rate": late.param_groups[0]["lr"],
         "members": late.K if late.spawned else 1,
         **setup.task.objective.in_training(*state.sums.means()),
+        "weight_norm": weight_norm(late.model),
     }
     for method in setup.methods.values():
         for prefix, model in method.measured(setup.trained, epoch).items():
             row |= measurements(setup, prefix, model)
     row["seconds"] = round(state.seconds, 3)
     return row
+
+
+@torch.no_grad()
+def weight_norm(model: nn.Module) -> float:
+    """Returns the Euclidean norm of all weight matrices and filters. Scales and shifts are not part of it."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    return float(torch.nn.utils.get_total_norm(weights)) if weights else 0.0
 
 
 def measurements(setup: Setup, prefix: str, model: nn.Module | None) -> dict[str, float | None]:
