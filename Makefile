@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Run the demo
 	$(PY) scripts/demo.py
 
 test: $(INSTALLED) ## Run the fast tests
-	$(PY) -m pytest -n auto --dist worksteal
+	$(PY) -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED) ## Check style and formatting
 	$(PY) -m ruff check .

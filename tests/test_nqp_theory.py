@@ -142,6 +142,14 @@ def test_a_small_phi_drifts_from_where_it_is():
     assert start == pytest.approx(1e-6 / 1e6, rel=1e-12)
 
 
+def test_tiny_weights_drift_as_large_ones_do():
+    """For K = 1 the drift of φ̄² scales with w*."""
+    times, scale = np.linspace(0, 16_000, 5), 1e-8
+    large, tiny = (theory.drift(paper_problem(10, 2.0 * by), 3.0 * by, 0.05, 1, 1, times) for by in (1.0, scale))
+    assert abs(large[-1] / large[0] - 1) > 0.3
+    np.testing.assert_allclose(tiny, scale * large, rtol=1e-4)
+
+
 @pytest.mark.parametrize("K", [1, 16])
 def test_phi_drifts_to_where_k_takes_it_and_the_loss_with_it(K):
     """Simulated: φ̄⁴ -> K w*ᵀSw*/Tr[S], so that the loss for t -> ∞ is not ∝ 1/K."""

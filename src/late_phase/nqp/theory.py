@@ -200,13 +200,15 @@ def drift(problem: NoisyQuadratic, imbalance: float, eta: float, B: int, K: int,
     w = problem.target
     size, pull, stiffness = float(w @ w), float(w @ problem.noise_covariance @ w), float(w @ problem.H @ w)
 
-    def slope(_: float, u: Array) -> Array:
+    def slope(_: float, log_u: Array) -> Array:
+        u = np.exp(log_u)
         damping = (1 - 1 / K) * 2 / (2 - eta * stiffness / u)  # 2ηΓ θᵀHθ over η²/B θᵀSθ
-        return -(eta**2) / B * ((total * u - pull / u) / K - damping * pull / u) / (size / u**2 + 1)
+        return -(eta**2) / B * ((total * u - pull / u) / K - damping * pull / u) / (size / u + u)
 
     root = np.sqrt(imbalance**2 + 4 * size)  # ‖w*‖²/φ² − φ² = imbalance
     start = 2 * size / (root + imbalance) if imbalance > 0 else (root - imbalance) / 2  # avoids subtracting almost equal numbers
-    return solve_ivp(slope, (0, times[-1]), [start], method="LSODA", t_eval=times, rtol=1e-6).y[0]
+    # Of the logarithm, because φ̄² may be far smaller than the solver's absolute tolerance.
+    return np.exp(solve_ivp(slope, (0, times[-1]), [np.log(start)], method="LSODA", t_eval=times, rtol=1e-6).y[0])
 
 
 def lasting_squared_phi(problem: NoisyQuadratic, K: int) -> float:
