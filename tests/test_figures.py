@@ -43,6 +43,8 @@ def test_lines_are_of_the_history_or_of_a_suite(runs):
     assert found.evaluated_by == {"unknown"}
     two = a_table(row, epochs=replace(EPOCHS, last=2))
     assert collect(two, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 20.0, 1: 70.0}}, "the mean of the last two"
+    first = a_table(row, epochs=replace(EPOCHS, until=2, last=1))
+    assert collect(first, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 10.0, 1: 10.0}}, "until epoch 2"
     other = collect(two, replace(row, predictor="ensemble"), runs, [0, 1], [0, 1], 3)
     assert other.values["epochs"] == {} and other.impossible["epochs"] == "the history is that of the single model"
     for cut in ("epoch,test_accuracy\n1,\n", "epoch,test_accuracy\n1,0.1\n2,0.2\n"):

@@ -113,6 +113,8 @@ def collect(
                 if record is not None and not line:
                     where = f"suite={suite} on dataset={record['dataset']}" if suite else "a run"
                     found.impossible[key] = f"{where} gives no {column.metric}"
+            if column.until is not None:
+                line = {x: y for x, y in line.items() if x <= column.until}
             if line:
                 numbers = list(line.values())
                 found.values[key][group[0]] = statistics.mean(numbers[-column.last :])
