@@ -1,4 +1,4 @@
-"""Evaluates a finished run, several runs as a deep ensemble, or weights of any origin, by the suites that the README lists.
+"""Evaluates a finished run, several runs as a deep ensemble, or weights of any origin, by the suites that docs/evaluation.md lists.
 
 ``python scripts/evaluate.py run=outputs/EXPERIMENT/VARIANT/seed=0 [suite=NAME] [dataset=NAME]``
 ``python scripts/evaluate.py run=outputs/EXPERIMENT/VARIANT [seeds=[0,1,2]] [suite=NAME] [dataset=NAME]``

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--program", type=int, metavar="PIXELS", help="also write model.pt2, for images with sides of PIXELS")
     arguments = parser.parse_args()
     if arguments.program is not None and arguments.program < 1:
-        parser.error(f"--program {arguments.program} is no number of pixels: choose one from 1 on")
+        parser.error(f"--program {arguments.program} is not a number of pixels: choose at least 1")
     # Imported late: it takes seconds, and --help doesn't need it.
     from late_phase.export.folder import export
 

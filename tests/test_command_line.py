@@ -37,7 +37,7 @@ def test_a_sweep_gives_each_job_its_directory(main, tmp_path):
 def test_a_job_that_fails_does_not_stop_the_others(main, tmp_path):
     fixed = [o for o in TINY if not o.startswith("late_phase.T0")]
     status, _ = main("-m", *fixed, "late_phase.T0=0,300,1")
-    assert "late_phase.T0=300 is after the last epoch (1)" in str(status)
+    assert "late_phase.T0=300 is after the last epoch (epochs=1)" in str(status)
     assert len(list(tmp_path.glob("outputs/**/metrics.json"))) == 2
 
 

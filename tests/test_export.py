@@ -104,6 +104,12 @@ def test_without_the_extra_a_sentence_says_what_to_install(tmp_path):
     assert "late_phase.load needs safetensors: pip install 'late-phase[train]'." in found.stderr
 
 
+def test_a_folder_of_another_export_is_replaced_whole(trained, tmp_path):
+    export(trained, tmp_path / "folder", program=32)
+    export(trained, tmp_path / "folder")
+    assert not (tmp_path / "folder" / "model.pt2").exists() and (tmp_path / "folder" / "metrics.json").exists()
+
+
 def test_nothing_is_written_where_the_program_fails(trained, tmp_path):
     with pytest.raises(UserError, match=r"--program 20 failed .*: choose another size, or leave it out"):
         export(trained, tmp_path / "folder", program=20)

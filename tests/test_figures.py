@@ -14,7 +14,7 @@ from late_phase.reporting.numbers import Numbers, collect
 from late_phase.reporting.table_config import Column, Row, Table
 
 EPOCHS = Column("test accuracy (%)", "test_accuracy", x="epoch", factor=100)
-FLATNESS = Column("mean δL (nats)", "mean", "flatness", x="sigmas", last=0, axis="δL (nats)")
+FLATNESS = Column("mean δL (nats)", "mean", "flatness", x="sigmas", over=[0, float("inf")], axis="δL (nats)")
 HISTORY = "epoch,test_accuracy\n1,0.1\n2,\n3,{}\n"
 
 
@@ -41,10 +41,12 @@ def test_lines_are_of_the_history_or_of_a_suite(runs):
     assert found.lines["flat"] == {0: {0.1: 1.0, 0.2: 3.0}, 1: {0.1: 2.0, 0.2: 3.0}}
     assert found.values == {"epochs": {0: 30.0, 1: pytest.approx(130.0)}, "flat": {0: 2.0, 1: 2.5}}, "the last, and the mean"
     assert found.evaluated_by == {"unknown"}
-    two = a_table(row, epochs=replace(EPOCHS, last=2))
-    assert collect(two, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 20.0, 1: 70.0}}, "the mean of the last two"
-    first = a_table(row, epochs=replace(EPOCHS, until=2, last=1))
+    two = a_table(row, epochs=replace(EPOCHS, over=[1, 3]))
+    assert collect(two, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 20.0, 1: 70.0}}, "the mean of both"
+    first = a_table(row, epochs=replace(EPOCHS, over=[1, 2]))
     assert collect(first, row, runs, [0, 1], [0, 1], 3).values == {"epochs": {0: 10.0, 1: 10.0}}, "until epoch 2"
+    later = collect(a_table(row, epochs=replace(EPOCHS, over=[181, 200])), row, runs, [0, 1], [0, 1], 3)
+    assert later.values == {"epochs": {}} and later.impossible == {"epochs": "there are none from 181 to 200"}
     other = collect(two, replace(row, predictor="ensemble"), runs, [0, 1], [0, 1], 3)
     assert other.values["epochs"] == {} and other.impossible["epochs"] == "the history is that of the single model"
     for cut in ("epoch,test_accuracy\n1,\n", "epoch,test_accuracy\n1,0.1\n2,0.2\n"):

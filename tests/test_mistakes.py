@@ -24,7 +24,7 @@ MISTAKES = {
     "an unknown choice": (["late_phase.running_statistics=median"], "running_statistics=median is unknown: choose one of mean,"),
     "a name without its group": (["architecture.name=wrn"], "architecture.name can't be set by itself"),
     "an unknown device": (["runtime.device=cuda:99"], r"runtime\.device=cuda:99 is not available here"),
-    "T0 after the end": (["late_phase.T0=300"], r"late_phase\.T0=300 is after the last epoch \(60\): choose"),
+    "T0 after the end": (["late_phase.T0=300"], r"late_phase\.T0=300 is after the last epoch \(epochs=60\): lower"),
     "no members": (["late_phase.K=0"], r"late_phase\.K=0 is out of range"),
     "members without late-phase weights": (["late_phase=none", "late_phase.K=3"], "late_phase.K=3 needs late-phase weights"),
     "negative noise": (["late_phase.sigma0=-1"], r"late_phase\.sigma0=-1\.0 is out of range"),

@@ -93,6 +93,7 @@ OTHER = "figure1.others=[{eta: 0.1, B: 5, target_norm: 2.0}, "
         (["task=figure1", "figure1.K=[2,3]"], "error: figure1.K=[2, 3] is not a curve"),
         (["task=figure1", "figure1.K=[]"], "error: figure1.K=[] is not a curve"),
         (["task=figure1", "figure1.K=[1,2,2]"], "error: figure1.K=[1, 2, 2] is not a curve: choose K = 1 and at least one more K"),
+        (["task=figure1", "d=2"], "error: d=2 is not for figure1, whose φ is a scalar: choose d=1"),
         (["task=figure1", "figure1.K_ensembles=[0]"], "error: figure1.K_ensembles=[0] is not a curve"),
         (["task=figure1", "figure1.K_ensembles=[1,4]"], "error: figure1.K_ensembles=[1, 4] has values that figure1.K"),
         (["task=figure1", "figure1.K=[1,0]", "figure1.K_ensembles=[1,0]"], "error: figure1.K=[1, 0]: K=0 is out of range"),

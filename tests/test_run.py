@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from pictures import images
 from runs import TINY, StopAfter, assert_same_results, files_in, history, run_until
 from safetensors.torch import load_file
 
 from late_phase import LatePhase
 from late_phase.architectures import build
 from late_phase.config.training import TrainConfig
+from late_phase.runs.models import models_of_runs
 from late_phase.support.errors import UserError
 from late_phase.training.loop import run
 
@@ -288,3 +290,36 @@ def test_wandb_works_offline(tmp_path, composed):
         time.sleep(0.01)  # wandb's own process writes it, shortly after finish() returned
     content = log.read_bytes()
     assert b"single/test_accuracy" in content and b"train_loss_nats" in content
+
+
+def test_the_images_of_a_run_can_not_be_other_ones(tmp_path, composed):
+    names = [f"{number}.png" for number in range(16)]
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            images(tmp_path / "mine" / split / name, *names)
+    sizes = ("epochs=2", "batch_size=8", "late_phase.T0=1", "late_phase.K=2", "runtime.progress=false")
+    config = composed(*sizes, "dataset=image_folder", f"dataset.root={tmp_path / 'mine'}", f"dataset.cache={tmp_path / 'cache'}")
+    run_until(6, config, directory := tmp_path / "a" / "b" / "seed=0")
+    kept = (tmp_path / "mine" / "train" / "a" / "0.png").read_bytes()
+    images(tmp_path / "mine" / "train" / "a", "0.png")
+    with pytest.raises(
+        UserError, match=r"the images have changed since the checkpoint was written \(sha256 \w+, now \w+\): restore"
+    ):
+        run(config, directory)
+    (tmp_path / "mine" / "train" / "a" / "0.png").write_bytes(kept)
+    run(config, directory)
+    models_of_runs(directory, None, None, torch.device("cpu"))
+    images(tmp_path / "mine" / "test" / "b", "7.png")
+    with pytest.raises(UserError, match=r"trained on other data than image_folder or another run has \(images with sha256"):
+        models_of_runs(directory, None, None, torch.device("cpu"))
+
+
+def test_a_run_begun_by_older_code_with_fewer_columns_goes_on(tmp_path, composed):
+    config, directory = composed(*TINY), tmp_path / "a" / "b" / "seed=0"
+    run_until(20, config, directory)
+    saved = torch.load(directory / "checkpoint.pt", weights_only=True)
+    for row in saved["history"]:
+        del row["weight_norm"]
+    torch.save(saved, directory / "checkpoint.pt")
+    run(config, directory)
+    assert [bool(row["weight_norm"]) for row in history(directory)] == [False, False, True, True]

@@ -18,7 +18,7 @@ def test_a_failed_job_says_why_until_it_is_started_again(main, tmp_path):
     fixed = [*SMALL[:-1], "runtime.progress=false"]
     main("-m", *fixed, "late_phase.T0=0,300")
     (error,) = tmp_path.glob(f"outputs/**/{ERROR}")
-    assert error.read_text() == "late_phase.T0=300 is after the last epoch (1): choose an earlier one or more epochs.\n"
+    assert error.read_text() == "late_phase.T0=300 is after the last epoch (epochs=1): lower late_phase.T0, or raise epochs.\n"
     assert "T0=300" in str(error)
     assert [path.name for path in error.parent.iterdir()] == [ERROR]
     main(*fixed, "late_phase.T0=300")

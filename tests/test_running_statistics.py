@@ -11,7 +11,7 @@ from models import Nested, plain
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from late_phase.running_statistics import evaluation_mode, fold, normalization_layers, recompute_running_statistics
+from late_phase.running_statistics import evaluation_mode, fold_batchnorm, normalization_layers, recompute_running_statistics
 
 
 def batches(*sizes: int) -> list[Tensor]:
@@ -206,7 +206,7 @@ def test_a_folded_layer_is_the_mean_of_the_members_outputs(K, eps):
         return layer(x)
 
     expected = sum(output({name: value[k] for name, value in values.items()}) for k in range(K)) / K
-    folded = fold(nn.BatchNorm2d(6, eps=eps), values)
+    folded = fold_batchnorm(nn.BatchNorm2d(6, eps=eps), values)
     assert {name: tuple(value.shape) for name, value in folded.items()} == dict.fromkeys(values, (6,))
     torch.testing.assert_close(output(folded), expected, rtol=1e-12, atol=1e-12)
 
@@ -220,7 +220,7 @@ def test_folding_by_hand():
         "running_var": torch.tensor([[4.0], [9.0]]),
     }
     expected = {"weight": 1.5, "bias": -3.5, "running_mean": 0, "running_var": 1}
-    folded = fold(nn.BatchNorm1d(1, eps=0.0), values)
+    folded = fold_batchnorm(nn.BatchNorm1d(1, eps=0.0), values)
     assert {name: value.item() for name, value in folded.items()} == expected
 
 

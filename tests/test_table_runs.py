@@ -253,7 +253,7 @@ def test_the_table_of_a_run_can_not_be_another_one(tmp_path, composed):
     run(config, directory)
     write_table(path, 81)
     with pytest.raises(
-        UserError, match=r"trained on a table with sha256 \w+, but the table of table_file or of another run has \w+"
+        UserError, match=r"trained on other data than table_file or another run has \(table with sha256 \w+, here \w+\)"
     ):
         models_of_runs(directory, None, None, torch.device("cpu"))
     config = composed(*of_file(path, f"architecture.weights='{directory}'"))

@@ -245,7 +245,7 @@ def test_a_run_can_be_evaluated_on_another_text_and_as_a_deep_ensemble(finished,
         run(composed(*tiny("lprank1"), "seed=1"), two)
     status, output = main(f"run='{one}'", "suite=all", script="scripts/evaluate.py")
     assert status == 0, status
-    assert "test bpc" in output and "without flatness: suite=flatness is only for images: choose suite=accuracy" in output
+    assert "test bpc" in output and "suite=flatness is skipped: suite=flatness is only for images: choose suite=accuracy" in output
     record, own = (json.loads((one / name).read_text()) for name in ("evaluation/accuracy.json", "metrics.json"))
     assert record["metrics"] == own["metrics"] and record["bytes"] == 150
 
@@ -337,14 +337,16 @@ def test_the_text_of_a_run_can_not_be_another_one(tmp_path, composed):
     path.write_bytes(original)
     run(config, directory)
     path.write_bytes(original.upper())
-    with pytest.raises(UserError, match=r"trained on a text with sha256 \w+, but the text of text_file or of another run has \w+"):
+    with pytest.raises(
+        UserError, match=r"trained on other data than text_file or another run has \(text with sha256 \w+, here \w+\)"
+    ):
         models_of_runs(directory, None, None, torch.device("cpu"))
     start = f"architecture.weights='{directory}'"
     config = composed(
         "+experiment=enwik8_lstm_base", "dataset=text_file", f"dataset.path='{path}'", *TINY[1:4], *SMALL["lstm"], start
     )
     with pytest.raises(
-        UserError, match=r"^architecture\.weights=.* knows other bytes than mine has: choose weights of the same text"
+        UserError, match=r"^architecture\.weights=.* was trained on a text with other bytes than mine has: choose weights"
     ):
         run(config, tmp_path / "a" / "b" / "seed=1")
 

@@ -199,7 +199,7 @@ def test_the_group_ends_with_the_block_although_garbage_refers_to_it(tmp_path):
     [
         (
             ["+experiment=pydocs_lstm_base", "+debug=smoke_text"],
-            "architecture=lstm reads a text in order, which 2 processes can't divide: start one.",
+            "architecture=lstm reads a text in order, which 2 processes can't divide: run one process.",
         ),
         (["max_grad_norm=1"], "max_grad_norm=1.0 can't clip the gradients of 2 processes"),
         (["averaging=ema"], "averaging=ema needs all members after each step, which 2 processes divide"),

@@ -97,6 +97,11 @@ class CombinedMembers(SharedOptimizer):
 
         Args:
             running_statistics: ``mean`` or ``folded``, see :meth:`average`.
+
+        Raises:
+            ValueError: ``running_statistics`` is unknown, or ``folded`` can't fold a layer.
+            RuntimeError: processes that divide the members haven't called ``gather()``, or the optimizer is schedule-free and in
+                train mode.
         """
         if running_statistics not in ("mean", "folded"):
             raise ValueError(f"running_statistics={running_statistics!r} is unknown: choose mean or folded, or see average().")
@@ -122,13 +127,15 @@ class CombinedMembers(SharedOptimizer):
             running_statistics: where the copy's BatchNorm statistics come from. ``mean`` takes the mean of the members' statistics.
                 ``recompute`` estimates them by a pass over ``batches``, see :func:`recompute_running_statistics`. ``folded`` makes
                 each BatchNorm layer exactly the mean of the members' layers in eval mode, see
-                :func:`late_phase.running_statistics.fold`.
+                :func:`late_phase.running_statistics.fold_batchnorm`.
             batches: training batches, for ``recompute`` only.
             forward: runs the model on a batch as ``forward(model, batch)``, for ``recompute`` only.
 
         Raises:
-            ValueError: ``running_statistics`` is unknown, ``recompute`` has no batches, or another choice has some.
-            RuntimeError: the model can't be copied, or the optimizer is schedule-free and in train mode.
+            ValueError: ``running_statistics`` is unknown, ``recompute`` has no batches, or another choice has some. Or ``folded``
+                can't fold a layer, because it shares its scales.
+            RuntimeError: processes that divide the members haven't called ``gather()``, the model can't be copied, or the
+                optimizer is schedule-free and in train mode.
         """
         check_running_statistics(running_statistics, batches, forward)
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.running_statistics import fold, normalization_layers
+from late_phase.running_statistics import fold_batchnorm, normalization_layers
 
 
 class Phi:
@@ -156,7 +156,7 @@ class Members:
 
         Args:
             folded: average the outputs of normalization layers instead of their tensors, see
-                :func:`late_phase.running_statistics.fold`.
+                :func:`late_phase.running_statistics.fold_batchnorm`.
 
         Raises:
             ValueError: ``folded`` is set, and a layer has no scale and shift of its own.
@@ -174,7 +174,7 @@ class Members:
                 )
             done |= own
             values = {key: self.values[names[id(t)]] if id(t) in names else t.detach()[None] for key, t in tensors.items()}
-            folded_layer = fold(layer, values)
+            folded_layer = fold_batchnorm(layer, values)
             averages |= {names.get(id(t), f"{prefix}.{key}"): folded_layer[key] for key, t in tensors.items()}
         return averages
 

@@ -1,4 +1,4 @@
-"""Late-phase learning (Algorithms 1 and 4), as a wrapper around a torch optimizer.
+"""Late-phase learning (Algorithm 1, Algorithm 4), as a wrapper around a torch optimizer.
 
 The model stays a plain model. Late-phase weights φ are a named subset of its parameters, plus the running statistics of BatchNorm
 layers that have late-phase weights. The K members are stored outside of the model, stacked as ``[K, ...]``. Before each inner step
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import MINIBATCHES, amount, number_of_members
+from late_phase.checks import MEMBERS, MINIBATCHES, amount, number_of_members
 from late_phase.combined_members import CombinedMembers
 from late_phase.members import Members, Phi
 from late_phase.parallel_members import in_one_pass
 from late_phase.parameter_groups import THETA
 from late_phase.processes import Processes
 from late_phase.selection import Selection
-from late_phase.supported_optimizers import Closure, HiddenState, refuse_unsupported
+from late_phase.supported_optimizers import Closure, HiddenStateWatch, refuse_unsupported
 from late_phase.weights import unwrapped
 
 WATCHED_STEP = 2
@@ -76,8 +76,9 @@ class LatePhase(CombinedMembers):
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of an unsupported type, or a late-phase weight is sharded.
-        ValueError: K < 1, σ0 < 0, γ_θ < 0, or an option is unknown. Or the selection matches nothing, matches a frozen parameter,
-            or matches a parameter that the optimizer doesn't have.
+        ValueError: K < 1, σ0 < 0, γ_θ < 0, ``pull`` or ``outer`` is out of range or has nothing to act on, ``divide`` or an option
+            is unknown, or the processes can't divide the members. Or the selection matches nothing, matches a frozen parameter, or
+            matches a parameter that the optimizer doesn't have. Or a scheduler was built before ``phi_options`` adds a group.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class LatePhase(CombinedMembers):
         no_scale = f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights."
         gamma_theta = amount(gamma_theta, no_scale)
         self.model = unwrapped(model)
+        if divide not in (MINIBATCHES, MEMBERS):
+            raise ValueError(f"divide={divide!r} is unknown: choose {MINIBATCHES} or {MEMBERS}.")
         phi = Phi(self.model, Selection.of(select).names(self.model))
         processes = None if process_group is None else Processes(process_group, divide)
         super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, pull, outer, processes)
@@ -166,7 +169,7 @@ class LatePhase(CombinedMembers):
             # The closure may clip the gradients of all groups, as Lightning's does.
             evaluate = Closure(self._groups.whole()(closure), parameters, self._collect_gradients)
         self._live.steps += 1
-        hidden = HiddenState(self.optimizer) if self._live.steps == WATCHED_STEP else None
+        hidden = HiddenStateWatch(self.optimizer) if self._live.steps == WATCHED_STEP else None
         self._live.stepping = True
         try:
             if self._live.members is None:

@@ -29,8 +29,6 @@ class Processes:
     """
 
     def __init__(self, group: dist.ProcessGroup, divide: str = MINIBATCHES) -> None:
-        if divide not in (MINIBATCHES, MEMBERS):
-            raise ValueError(f"divide={divide!r} is unknown: choose {MINIBATCHES} or {MEMBERS}.")
         self.group = group
         self.divide = divide
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)

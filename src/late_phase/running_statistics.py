@@ -141,7 +141,7 @@ def recompute_for_each(
     return {name: torch.stack([statistics[name] for statistics in found]) for name in found[0]}
 
 
-def fold(layer: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_batchnorm(layer: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Folds K BatchNorm layers into one, whose output in eval mode is the mean of theirs.
 
     In eval mode member k maps x to s_k x + t_k with s_k = γ_k / sqrt(var_k + ε) and t_k = β_k - s_k μ_k. The mean over the members

@@ -19,7 +19,7 @@ from late_phase.members import Members, Phi
 from late_phase.outer_momentum import OuterMomentum
 from late_phase.parameter_groups import THETA, ParameterGroups
 from late_phase.processes import Processes
-from late_phase.supported_optimizers import HARMLESS, HiddenState
+from late_phase.supported_optimizers import HARMLESS, HiddenStateWatch
 
 
 @dataclass
@@ -174,7 +174,7 @@ class SharedOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _convert(self, method: str) -> None:
         """Calls a schedule-free optimizer's ``train()`` or ``eval()`` for θ and each member."""
-        convert, hidden = getattr(self.optimizer, method), HiddenState(self.optimizer)
+        convert, hidden = getattr(self.optimizer, method), HiddenStateWatch(self.optimizer)
         if self._live.members is None:
             convert()
         else:

@@ -44,7 +44,7 @@ def _holds_optimizer(value: Any) -> bool:
     return any(map(_holds_optimizer, value)) if isinstance(value, list | tuple) else isinstance(value, torch.optim.Optimizer)
 
 
-class HiddenState:
+class HiddenStateWatch:
     """Notices state that can't be swapped with the members. Build it before a step, and call :meth:`refuse` after the step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING
 
 from late_phase.config.choices import CHOICES, register
-from late_phase.config.refusals import at_least, one_of
+from late_phase.config.refusals import at_least
 from late_phase.config.training import Chosen, path
 from late_phase.support.lazy import Lazy
 from late_phase.support.memory import NUMBER, check_memory
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from late_phase.config.training import TrainConfig
-
-
-POOLING = ("max", "average")
 
 
 @dataclass
@@ -52,10 +49,6 @@ class LeNetConfig(ImageArchitectureConfig):
     pooling: str = "max"
     pooling_first: bool = False
     dropout: float = 0.0
-
-    def check(self, config: TrainConfig) -> None:
-        super().check(config)
-        one_of("architecture.pooling", self.pooling, POOLING)
 
 
 @dataclass

@@ -19,7 +19,7 @@ class LeNet(nn.Sequential):
         pooling_first: pools the convolutions' outputs, as LeNet-5 does, instead of those of BatchNorm.
 
     Raises:
-        ValueError: the dropout is out of range, or ``forward`` gets images of another size.
+        ValueError: the dropout is out of range, the pooling is unknown, or ``forward`` gets images of another size.
     """
 
     def __init__(
@@ -27,6 +27,8 @@ class LeNet(nn.Sequential):
     ) -> None:
         super().__init__()
         check_dropout(dropout)
+        if pooling not in ("max", "average"):
+            raise ValueError(f"architecture.pooling={pooling} is unknown: choose max or average.")
 
         def normalized(number: int, filters: int) -> dict[str, nn.Module]:
             pool = {f"pool{number}": MaxPool2x2() if pooling == "max" else nn.AvgPool2d(2)}

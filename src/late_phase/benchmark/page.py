@@ -22,8 +22,8 @@ HEAD = """\
 
 `make bench` measures a machine, and `make bench-gpu` its GPU. Each writes a record, `cpu.json` or `cuda.json`, and then this page.
 Both sides of a ratio run in blocks, one right after the other, in alternating order. The ratio is the median over pairs of blocks,
-with the 95 % interval of this median. It is our time over the reference's; with a bar `>=`, and where ours is a rate, it is the
-reference's time over ours. `in noise` means that it is enough if one end of the interval reaches the bar."""
+with the 95 % interval of this median. It is our time divided by the reference's. If the bar is `>=`, or if ours is a rate, it is
+the reference's time divided by ours. `in noise` means: a bar is met if one end of the interval reaches it."""
 
 NONE = "There is no record yet: `make bench` makes one."
 
@@ -125,12 +125,13 @@ def more(m: Record) -> list[str]:
 
 
 def memory(record: Record) -> str:
-    ratio, less = (record["memory"][key] for key in ("late_bytes_over_base", "late_bytes_over_base_less_theta_gradient"))
+    measured, less = record["memory"]["bytes"], record["memory"]["late_bytes_over_base_less_theta_gradient"]
+    base, late, gradient = (f"{measured[key] / 1e6:.1f}" for key in ("base", "late", "theta_gradient"))
     step = ", ".join(f"{name} {time:.0f}" for name, time in record["step"].items())
     return (
-        f"In excess of the base's peak, late-phase training takes {ratio:.2f} times the memory of its members and their optimizer "
-        "states. Algorithm 1 keeps the accumulated gradient of θ through all inner steps. The base frees its gradients at each. "
-        f"Without it the ratio is {less:.2f}. `step()` alone takes, in mean microseconds: {step}."
+        f"Late-phase training raises the peak memory from {base} to {late} MB. The sum of θ's gradients takes {gradient} MB of "
+        f"this, as Algorithm 1 keeps it through all inner steps. The rest is {less:.2f} times the memory of the members and their "
+        f"optimizer states. One call of `step()` takes on average, in microseconds: {step}."
     )
 
 

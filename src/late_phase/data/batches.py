@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ Portion = Callable[[int, int], slice | None]
 
 
 def refuse_change(kind: str, former: str, sha256: str) -> None:
-    """Refuses a checkpoint of other data of the user's, by the checksums of the two.
+    """Refuses a checkpoint that was written with other data of the user's. It compares the checksums.
 
     Args:
         kind: what the data are, such as text.
@@ -34,8 +35,10 @@ def refuse_change(kind: str, former: str, sha256: str) -> None:
         UserError: they differ.
     """
     if former != sha256:
+        have = "have" if kind == "images" else "has"
         raise UserError(
-            f"the {kind} has changed since the checkpoint was written: restore the former {kind}, or remove the run's directory."
+            f"the {kind} {have} changed since the checkpoint was written (sha256 {former[:12]}, now {sha256[:12]}): restore the "
+            f"former {kind}, or remove the run's directory."
         )
 
 
@@ -154,6 +157,21 @@ class TrainingBatches(ImageBatches):
             raise UserError(f"dataset.cutout={cutout} always erases the whole of {size}: choose less than {whole}.")
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._padded = F.pad(images.pixels, [padding] * 4).contiguous(memory_format=memory_format)
+
+    @cached_property
+    def _sha256(self) -> str:
+        return self.images.fingerprint()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self._sha256}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses the checkpoint of other images.
+
+        Raises:
+            UserError: the images have changed.
+        """
+        refuse_change("images", state_dict.get("images", self._sha256), self._sha256)  # the oldest checkpoints lack it
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Yields inputs ``[batch, channels, height, width]`` float32 and labels ``[batch]``, from minibatch ``start`` on."""

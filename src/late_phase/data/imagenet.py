@@ -201,8 +201,8 @@ def _extract(folder: Path, split: str) -> None:
             except (OSError, RuntimeError) as error:
                 archives = " and ".join(f"{name} (md5 {md5})" for name, md5 in (ARCHIVE_META[split], ARCHIVE_META["devkit"]))
                 raise UserError(
-                    f"dataset.root={folder.resolve()} lacks the folder {split} and undamaged archives of it: put it "
-                    f"there, or download {archives} from https://image-net.org, which needs a registration."
+                    f"dataset.root={folder.resolve()} has neither the folder {split} nor undamaged archives of it: put "
+                    f"the folder there, or download {archives} from https://image-net.org, which needs a registration."
                 ) from error
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -44,7 +44,8 @@ class Windows(Batches):
         whole = (len(content) - 1) // (windows * length) if windows > 0 and length > 0 else 0
         if whole < 1 or (minibatches is not None and minibatches < 1):
             raise ValueError(
-                f"{len(content)} bytes are no minibatch of {windows} windows of {length}: choose fewer, or a longer text."
+                f"{len(content)} bytes are too few for a minibatch of {windows} windows of {length} bytes: choose fewer or shorter "
+                "windows, or a longer text."
             )
         self._sha256 = sha256
         self.content = content

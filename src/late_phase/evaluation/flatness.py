@@ -1,4 +1,4 @@
-"""Flatness of the loss around a model's weights (Fig. 3): δL(σ_z) = E_z[L(w + z) − L(w)], z_i ~ N(0, w_i² σ_z²).
+"""Flatness of the loss around a model's weights (Figure 3): δL(σ_z) = E_z[L(w + z) − L(w)], z_i ~ N(0, w_i² σ_z²).
 
 L is the mean NLL over given images with the model in eval mode. All parameters are weights w, including biases and BatchNorm's γ
 and β. Running statistics are buffers and don't change. A weight of 0 stays 0.

@@ -41,6 +41,8 @@ def export(run: Path, to: Path, program: int | None = None) -> list[Path]:
     config, record, model = from_yaml(files.config), files.read_metrics(), load(files.path)
     exported = None if program is None else _program(model, program)
     make_folder("--to", to)
+    for former in (to / "metrics.json", to / PROGRAM):  # the first says that the folder is complete
+        former.unlink(missing_ok=True)
     written = [to / "model.safetensors", to / "config.yaml", to / "README.md", to / "metrics.json"]
     with atomic(written[0]) as partial:
         shutil.copyfile(WeightFiles(files.path).model, partial)
@@ -50,7 +52,7 @@ def export(run: Path, to: Path, program: int | None = None) -> list[Path]:
             torch.export.save(exported, file)
     write_text(to / "config.yaml", to_yaml(config))
     write_text(to / "README.md", card(config, record, model, program))
-    write_text(to / "metrics.json", files.metrics.read_text(encoding="utf-8"))  # last: it says that the folder is complete
+    write_text(to / "metrics.json", files.metrics.read_text(encoding="utf-8"))
     return written
 
 

@@ -48,7 +48,7 @@ def soup(
     """Writes a folder with the average of several runs' models.
 
     A uniform soup has all runs. A greedy soup goes through them from the best to the worst, and takes each one that doesn't make it
-    worse. What is better, validation data alone decide. Running statistics are estimated again on training data.
+    worse. Validation data alone decide which soup is better. Running statistics are estimated again on training data.
 
     Args:
         places: runs, or folders above them.
@@ -116,7 +116,7 @@ def refuse_strangers(ingredients: Sequence[Ingredient]) -> None:
         place, config = own.files.path, own.config
         if config.architecture.weights is None:
             raise UserError(
-                f"{place} began from weights of its own, and the average of such runs is no model: give runs with the same "
+                f"{place} began from its own random weights, so it can't be averaged with other runs: give runs with the same "
                 "architecture.weights."
             )
         if config.ensemble.name != "none":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from late_phase.checks import number_of_members
 from late_phase.layers.fold import refuse_shared
+from late_phase.layers.rank1 import rank1_product
 from late_phase.selection import Rule, Selection
 
 INITS = ("normal", "sign", "first")
@@ -62,11 +63,7 @@ class EnsembleLayer(nn.Module):
 
     def _member(self, k: int) -> tuple[Tensor, Tensor | None]:
         """Returns the weight and bias of member k."""
-        return self._weight(self.r[k], self.s[k]), None if self.bias is None else self.bias[k]
-
-    def _weight(self, r: Tensor, s: Tensor) -> Tensor:
-        matrix = torch.outer(s, r)
-        return self.shared.weight * matrix.reshape(matrix.shape + (1,) * (self.shared.weight.dim() - 2))
+        return rank1_product(self.shared.weight, self.s[k], self.r[k]), None if self.bias is None else self.bias[k]
 
     def plain(self, k: int) -> nn.Linear | nn.Conv2d:
         """Returns member k's layer as a plain one."""
@@ -74,7 +71,9 @@ class EnsembleLayer(nn.Module):
 
     def average(self) -> nn.Linear | nn.Conv2d:
         """Returns the plain layer with the means over members of r, s and the bias."""
-        return self._plain(self._weight(self.r.mean(0), self.s.mean(0)), None if self.bias is None else self.bias.mean(0))
+        return self._plain(
+            rank1_product(self.shared.weight, self.s.mean(0), self.r.mean(0)), None if self.bias is None else self.bias.mean(0)
+        )
 
     @torch.no_grad()
     def _plain(self, weight: Tensor, bias: Tensor | None) -> nn.Linear | nn.Conv2d:

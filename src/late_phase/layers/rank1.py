@@ -35,8 +35,13 @@ class Rank1(nn.Module):
         self.v = around_one(weight.shape[1])
 
     def forward(self, weight: Tensor) -> Tensor:
-        matrix = torch.outer(self.u, self.v)
-        return matrix.reshape(matrix.shape + (1,) * (weight.dim() - 2)) * weight
+        return rank1_product(weight, self.u, self.v)
+
+
+def rank1_product(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Returns u vᵀ ∘ weight, for u ``[out]``, v ``[in]`` and a weight ``[out, in, ...]``."""
+    matrix = torch.outer(u, v)
+    return matrix.reshape(matrix.shape + (1,) * (weight.dim() - 2)) * weight
 
 
 def parametrize_rank1(model: nn.Module, spread: float = 0.0, generator: torch.Generator | None = None, matrices: str = "*") -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from late_phase.selection import Selection
 
 
-class LatePhaseModel(Method):
+class LatePhaseMethod(Method):
     """Late-phase learning. Its predictors are ``single``, the average of the members (Eq. 1), and ``ensemble``, the members.
 
     Args:
@@ -181,7 +181,7 @@ def member_weights(late: LatePhase) -> dict[str, Tensor]:
     return members | {name: torch.stack([value] * late.K) for name, value in shared.items()}
 
 
-class SelectedWeights(LatePhaseModel):
+class SelectedWeights(LatePhaseMethod):
     """Late-phase weights that ``late_phase.select`` names, by the names of parameters or the classes of modules."""
 
     def select(self) -> Selection:
@@ -194,10 +194,10 @@ def register_weights(name: str, config: type[LatePhaseConfig], select: str | Non
     """Registers ``late_phase=NAME``.
 
     Args:
-        select, parts: arguments of :class:`LatePhaseModel`. A function is given by its full name and imported when it is used.
+        select, parts: arguments of :class:`LatePhaseMethod`. A function is given by its full name and imported when it is used.
     """
     lazy = {key: Lazy(value) if isinstance(value, str) else value for key, value in {"select": select, **parts}.items()}
-    register("late_phase", name, config, partial(LatePhaseModel, **lazy))
+    register("late_phase", name, config, partial(LatePhaseMethod, **lazy))
 
 
 register_weights("none", NoneConfig)

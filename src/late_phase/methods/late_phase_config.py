@@ -62,7 +62,10 @@ class LatePhaseConfig(Chosen):
             return
         theirs, base = f"late_phase.theta_weight_decay={self.theta_weight_decay}", config.optimizer.weight_decay
         if base == 0:
-            raise UserError(f"{theirs} changes optimizer.weight_decay, which is 0: choose one above 0, or theta_weight_decay=null.")
+            raise UserError(
+                f"{theirs} can't replace optimizer.weight_decay=0: set optimizer.weight_decay above 0, or "
+                "late_phase.theta_weight_decay=null."
+            )
         if self.has_weights and self.weight_decay is None:
             raise UserError(
                 f"{theirs} leaves open what late-phase weights get: set late_phase.weight_decay too, such as to {base}, the "
@@ -97,7 +100,7 @@ class LatePhaseConfig(Chosen):
             raise UserError("late_phase.T0 is not set: choose the epoch at which the members are spawned.")
         if config.epochs < self.T0:
             raise UserError(
-                f"late_phase.T0={self.T0} is after the last epoch ({config.epochs}): choose an earlier one or more epochs."
+                f"late_phase.T0={self.T0} is after the last epoch (epochs={config.epochs}): lower late_phase.T0, or raise epochs."
             )
 
     def check_pull_and_outer(self) -> None:
@@ -136,7 +139,8 @@ class AccumulationConfig(LatePhaseConfig):
         super().check(config)
         if self.gamma_theta == 0:
             raise UserError(
-                "late_phase.gamma_theta=0 leaves nothing to train after T0: choose 1 or 1/K, or other late-phase weights."
+                f"late_phase.gamma_theta=0 leaves nothing to train after T0: choose late_phase.gamma_theta=1, or {1 / self.K:g} "
+                "(1/K), or a choice with late-phase weights, such as late_phase=batchnorm."
             )
 
 

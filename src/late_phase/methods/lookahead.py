@@ -1,4 +1,4 @@
-"""Lookahead (Zhang et al., 2019): slow weights that follow the trained ones, which return to them every few steps."""
+"""Lookahead (Zhang et al., 2019): slow weights follow the trained weights, which return to them every few steps."""
 
 from __future__ import annotations
 

@@ -82,6 +82,8 @@ def plan_figure1(base: Settings, figure: Figure1Settings) -> list[Plan]:
     Raises:
         UserError: a setting of the figure or of a measurement is impossible.
     """
+    if base.d != 1:
+        raise UserError(f"d={base.d} is not for figure1, whose φ is a scalar: choose d=1, or task=measure.")
     if not 1 <= figure.workers <= 1024:
         raise UserError(f"figure1.workers={figure.workers} is out of range: choose from 1 to 1024 processes.")
     for key, values in (("K", figure.K), ("K_ensembles", figure.K_ensembles)):

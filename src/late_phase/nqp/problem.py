@@ -1,4 +1,4 @@
-"""The noisy quadratic problem (Eqs. 3 to 5)."""
+"""The noisy quadratic problem (Eq. 3, Eq. 4, Eq. 5)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Ensemble(Protocol):
 
 
 class LatePhaseEnsemble:
-    """w_k = θ e_k with shared θ and late-phase e_k: Algorithm 1 with gradient descent and γ_θ = 1/K (Eqs. 6 to 8).
+    """w_k = θ e_k with shared θ and late-phase e_k: Algorithm 1 with gradient descent and γ_θ = 1/K (Eq. 6, Eq. 7, Eq. 8).
 
     Scalar late-phase weights φ_k are embeddings of dimension d = 1.
 
@@ -98,7 +98,7 @@ class LatePhaseEnsemble:
 
 
 class ParameterisedEnsemble:
-    """The average of K independent models w_k = θ_k e_k, each trained by gradient descent: Fig. 1's baseline models w = θφ.
+    """The average of K independent models w_k = θ_k e_k, each trained by gradient descent: the baseline models w = θφ of Figure 1.
 
     Args:
         theta: θ at the start, ``[..., n, d]`` in modes, the same for all members.

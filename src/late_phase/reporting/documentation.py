@@ -87,6 +87,7 @@ def methods(root: Path, folder: Path) -> str:
         if part := BLOCK.search(text):
             # The last experiment of a page is the method's own; the first is what it is compared with.
             lines = pipe_table(table(find_runs([folder / part[3].split()[-1]])).splitlines())
-            ours = ", ".join(f"{predictor}: {accuracy}" for _, predictor, accuracy, *_ in lines[1:])
+            named = ((name.partition("deep ensemble"), predictor, accuracy) for name, predictor, accuracy, *_ in lines[1:])
+            ours = ", ".join(f"{''.join(name[1:])} {predictor}: {accuracy}".strip() for name, predictor, accuracy in named)
         rows.append([f"[{title}]({path.name})", facts["choose it"], ours, facts["source"]])
     return markdown(rows)

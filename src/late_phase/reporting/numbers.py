@@ -113,11 +113,13 @@ def collect(
                 if record is not None and not line:
                     where = f"suite={suite} on dataset={record['dataset']}" if suite else "a run"
                     found.impossible[key] = f"{where} gives no {column.metric}"
-            if column.until is not None:
-                line = {x: y for x, y in line.items() if x <= column.until}
             if line:
-                numbers = list(line.values())
-                found.values[key][group[0]] = statistics.mean(numbers[-column.last :])
+                first, last = column.over or (max(line), max(line))
+                numbers = [y for x, y in line.items() if first <= x <= last]
+                if numbers:
+                    found.values[key][group[0]] = statistics.mean(numbers)
+                else:
+                    found.impossible[key] = f"there are none from {first:g} to {last:g}"
                 if column.x:
                     found.lines.setdefault(key, {})[group[0]] = line
     return found

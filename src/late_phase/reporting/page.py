@@ -21,7 +21,8 @@ RULES = (
     "Each claim compares two rows of a table, seed by seed where the rows share seeds. It is **reproduced** if p < 0.05 in the "
     "paper's direction, **contradicted** if p < 0.05 in the other direction, and **within noise** otherwise: more seeds may "
     "decide it. If the paper says that something makes next to no difference, the 95 % interval of the difference must stay "
-    "within a stated bound. Each verdict holds only at its own scale. Of 40 false claims, chance alone reproduces one on average."
+    "within a stated bound. Each verdict holds only at its own scale. If all of 40 claims were false, chance alone would "
+    "still mark one as reproduced, on average."
 )
 """The rules of :func:`late_phase.reporting.claims.judge`, for readers of the page."""
 

@@ -9,8 +9,9 @@ from late_phase.reporting.runs import markdown
 from late_phase.reporting.table_files import PAPER
 
 INTRODUCTION = (
-    "Columns named *paper* have the paper's numbers. All other numbers come from runs of this repository. `make page` generates "
-    "this page and its browser version, [index.html](index.html), from the tables' files. Nothing here is written by hand."
+    "Columns named *paper* have the paper's numbers, and TabM's in the tables of a tabular ensemble. All other numbers come from "
+    "runs of this repository. `make page` generates this page and its browser version, "
+    "[index.html](index.html), from the tables' files. Nothing here is written by hand."
 )
 
 

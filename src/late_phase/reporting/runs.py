@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from yaml import YAMLError
 
 from late_phase.reporting.statistics import mean_and_std
 from late_phase.support.errors import UserError, first_line
+from late_phase.support.files import atomic
 
 PATTERNS = ("**/seed=*/metrics.json", "**/seeds=*/evaluation/accuracy.json")
 """Where runs and deep ensembles lie below a folder."""
@@ -131,8 +131,8 @@ def copy_runs(runs: Sequence[Run], to: Path) -> None:
     for folder, run in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("config.yaml", "history.csv", "metrics.json") if run.history else ("accuracy.json",):
-            with suppress(shutil.SameFileError):  # it is already there
-                shutil.copyfile(run.directory / name, folder / name)
+            with atomic(folder / name) as partial:
+                shutil.copyfile(run.directory / name, partial)
 
 
 def by_name(runs: Sequence[Run]) -> dict[str, list[Run]]:

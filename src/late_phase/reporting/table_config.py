@@ -27,8 +27,7 @@ class Column:
         suite: the suite that evaluates the metric; empty if the run itself measures it.
         x: for a line of numbers, what they are plotted against: ``epoch`` for a column of ``history.csv``, or a key beside the
             metric. The table shows the line's last number.
-        until: the line ends here, at this x; null for its whole length.
-        last: the table shows the mean of so many of the line's last numbers; 0 for all.
+        over: the table shows the mean of the line's numbers from the first to the second x instead.
         axis: title of the y axis; empty for the column's title.
         factor: factor from the metric's unit to the title's.
         digits: digits after the decimal point.
@@ -40,8 +39,7 @@ class Column:
     metric: str = MISSING
     suite: str = ""
     x: str = ""
-    until: float | None = None
-    last: int = 1
+    over: list[float] | None = None
     axis: str = ""
     record: bool = False
     factor: float = 1.0

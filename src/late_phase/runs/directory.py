@@ -1,7 +1,7 @@
 """The directory of one run: names, writes and reads its files, which are whole or absent.
 
-The README lists the files. ``late_phase.methods`` writes those with weights. ``metrics.json`` is written last: a run that has it is
-finished.
+docs/experiments.md lists the files. ``late_phase.methods`` writes the files with weights. ``metrics.json`` is written last: a run
+that has it is finished.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class RunDirectory:
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        columns = dict.fromkeys(key for row in rows for key in row)  # a checkpoint by older code may have fewer
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history, text.getvalue())

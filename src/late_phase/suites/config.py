@@ -65,7 +65,11 @@ def check(config: EvaluateConfig) -> EvaluateConfig:
     if config.run is not None and config.to is not None:
         raise UserError(f"to={config.to} is only for given weights: leave it out, as a run's results go to its own directory.")
     if config.run is not None and config.dataset.name == OWN and config.dataset != DatasetConfig(name=OWN):
-        raise UserError("keys of dataset are set, but the run's own dataset can't be changed: add dataset=NAME, or leave them out.")
+        own = DatasetConfig(name=OWN)
+        key = next(key for key in vars(own) if getattr(config.dataset, key) != getattr(own, key))
+        raise UserError(
+            f"dataset.{key}={getattr(config.dataset, key)} can't change the run's own dataset: add dataset=NAME, or leave it out."
+        )
     if config.run is None:
         if config.seeds is not None:
             raise UserError(f"seeds={config.seeds} are only for runs: leave them out, or give run=FOLDER.")

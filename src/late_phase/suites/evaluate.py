@@ -14,7 +14,7 @@ from late_phase.suites import SUITES
 from late_phase.suites.config import OWN, EvaluateConfig
 from late_phase.support.errors import UserError
 from late_phase.support.files import make_folder, write_json
-from late_phase.tasks.task import Numbers, TrainedModels
+from late_phase.tasks.task import Metrics, TrainedModels
 
 
 def evaluate(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig, device: torch.device) -> Iterator[dict[str,
                 numbers, amount = compute(suite, models, config)
             except (UserError, ValueError) as error:
                 if config.suite == "all":
-                    print(f"without {suite}: {error}")
+                    print(f"suite={suite} is skipped: {error}")
                     continue
                 raise error if isinstance(error, UserError) else UserError(f"suite={suite} can't be computed: {error}") from error
             of = {"dataset": dataset.name, **amount, **models.task.fingerprint()}
@@ -80,6 +80,6 @@ def compute(suite: str, models: TrainedModels, config: EvaluateConfig) -> tuple[
     return SUITES[suite].compute(models, config)
 
 
-def accuracy(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, dict[str, int]]:
+def accuracy(models: TrainedModels, config: EvaluateConfig) -> tuple[Metrics, dict[str, int]]:
     """Returns the main metrics of the models, as at the end of a run; for a text, bits per character."""
     return models.task.evaluate(models), models.task.amount()

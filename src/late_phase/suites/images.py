@@ -24,15 +24,15 @@ from late_phase.suites.config import EvaluateConfig
 from late_phase.support.digests import digest
 from late_phase.support.errors import UserError
 from late_phase.support.files import read_json, write_json
-from late_phase.tasks.task import Numbers, TrainedModels
+from late_phase.tasks.task import Metrics, TrainedModels
 
 Amount = dict[str, Any]
 
 
-def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
+def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Metrics, Amount]:
     """Measures calibration with and without temperature scaling, Brier score, mean entropy, and the diversity of members."""
     predictions, labels = models.task.test_predictions(models)
-    numbers: Numbers = {}
+    numbers: Metrics = {}
     for name, members in predictions.items():
         mean = ensemble_log_probs(members)
         numbers[name] = {
@@ -46,7 +46,7 @@ def calibration(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers,
     return numbers, models.task.amount()
 
 
-def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
+def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Metrics, Amount]:
     """Measures how well the entropy of predictions tells other datasets' test images from the model's: AUROC, AUPR, FPR95.
 
     The numbers are ``<metric>_<dataset>`` for each of ``config.ood``, and ``<metric>``, their mean. The images are fitted to the
@@ -65,7 +65,7 @@ def ood(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]
     predictions, _ = task.test_predictions(models)
     inside = {name: ood_scores(members) for name, members in predictions.items()}
     channels, *size = task.dataset.test.shape
-    numbers: Numbers = {name: {} for name in inside}
+    numbers: Metrics = {name: {} for name in inside}
     for other in tqdm(others, "out-of-distribution", leave=False, disable=None):
         folder = models.results / other.name
         task.predict(models, folder, {"ood": other.test.fit(channels, tuple(size)).to(task.device)})
@@ -90,7 +90,7 @@ def load_by_name(name: str, root: str) -> Dataset:
     return data.load(name, **data.root_options(name, root))
 
 
-def corruption(models: TrainedModels, config: EvaluateConfig) -> tuple[Numbers, Amount]:
+def corruption(models: TrainedModels, config: EvaluateConfig) -> tuple[Metrics, Amount]:
     """Returns ``mce``, the mean error over all corruptions and severities, and each corruption's mean over severities.
 
     The errors are kept in a file. The predictions, for 75 test sets, are not kept.

@@ -20,9 +20,10 @@ from late_phase.ensemble import ensemble_log_probs
 from late_phase.evaluation.metrics import accuracy, label_log_probs, nll
 from late_phase.evaluation.predict import content_of, predict, read_content, read_metrics, read_predictions, write_predictions
 from late_phase.evaluation.predictors import predictor_of
+from late_phase.support.digests import digest
 from late_phase.support.errors import UserError
 from late_phase.tasks.objective import Classification
-from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
+from late_phase.tasks.task import Metrics, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
@@ -88,6 +89,12 @@ class ImageTask(Task):
             )
         encoding = cls.given_encoding(weights) if config.mean is None else None
         return cls(dataset, encoding or cls.encoding_of(config, dataset), device)
+
+    def fingerprint(self) -> dict[str, str]:
+        parts = [part for part in (self.dataset.train, self.dataset.validation, self.dataset.test) if part is not None]
+        if not all(isinstance(part, Images) for part in parts):  # streamed images would take hours
+            return {}
+        return {"images_sha256": digest(*(part.fingerprint() for part in parts))}
 
     def amount(self) -> dict[str, int]:
         return {"images": len(self.dataset.test)}
@@ -167,7 +174,7 @@ class ImageTask(Task):
 
     # Evaluation.
 
-    def evaluate(self, models: TrainedModels) -> Numbers:
+    def evaluate(self, models: TrainedModels) -> Metrics:
         """Returns accuracy, NLL in nats and ECE on the images held out.
 
         If the training images are in memory, the loss on them is also returned.

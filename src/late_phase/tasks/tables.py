@@ -23,7 +23,7 @@ from late_phase.evaluation.tables import classification_metrics, predict, regres
 from late_phase.support.errors import UserError
 from late_phase.support.files import write_tensors
 from late_phase.tasks.objective import Classification, Regression
-from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
+from late_phase.tasks.task import Metrics, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
@@ -122,12 +122,12 @@ class TableTask(Task):
 
     # Evaluation.
 
-    def evaluate(self, models: TrainedModels) -> Numbers:
+    def evaluate(self, models: TrainedModels) -> Metrics:
         """Returns the metrics of each part and predictor, and writes all members' predictions, a file for each part.
 
         A regression has RMSE and R², a classification accuracy, NLL in nats and ECE. Training rows have RMSE or NLL.
         """
-        metrics: Numbers = {}
+        metrics: Metrics = {}
         kept = {part: {"targets": self._targets(part)} for part in self.inputs}
         with models.autocast():
             for name, predictor in models.predictors.items():

@@ -22,7 +22,7 @@ from late_phase.running_statistics import evaluation_mode
 from late_phase.support.errors import UserError
 from late_phase.tasks.objective import Objective
 
-Numbers = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 """Name of a predictor -> name of a metric -> value."""
 
 
@@ -194,7 +194,7 @@ class Task(ABC):
     # Evaluation.
 
     @abstractmethod
-    def evaluate(self, models: TrainedModels) -> Numbers:
+    def evaluate(self, models: TrainedModels) -> Metrics:
         """Returns the main metrics of trained models, at the end of a run and for ``suite=accuracy``. All are finite."""
 
     @staticmethod

@@ -22,7 +22,7 @@ from late_phase.evaluation.predictors import predictor_of
 from late_phase.support.errors import UserError
 from late_phase.support.seeding import generator
 from late_phase.tasks.objective import Classification
-from late_phase.tasks.task import Numbers, Task, TrainedModels, numbers_put_out
+from late_phase.tasks.task import Metrics, Task, TrainedModels, numbers_put_out
 
 if TYPE_CHECKING:
     from late_phase.config.training import TrainConfig
@@ -73,7 +73,8 @@ class TextTask(Task):
             raise UserError(f"{what} can't work: choose architecture={', '.join(others)} for a text.")
         if weights is not None and self.given_encoding(Path(weights)) not in (None, self.encoding):
             raise UserError(
-                f"architecture.weights={weights} knows other bytes than {self.dataset.name} has: choose weights of the same text."
+                f"architecture.weights={weights} was trained on a text with other bytes than {self.dataset.name} has: choose "
+                "weights of the same text."
             )
         try:
             own = options(config, ArchitectureConfig)
@@ -127,7 +128,7 @@ class TextTask(Task):
 
     # Evaluation.
 
-    def evaluate(self, models: TrainedModels) -> Numbers:
+    def evaluate(self, models: TrainedModels) -> Metrics:
         """Returns the bits per character of each part of the text; see :func:`late_phase.evaluation.text.measure`."""
         with models.autocast():
             return text.measure(models.predictors, self.dataset.parts(), self.encoding, self.device)

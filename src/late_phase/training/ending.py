@@ -38,7 +38,9 @@ def evaluate(setup: Setup, files: RunDirectory, state: State, version: dict[str,
     for predictor, values in metrics.items():
         for name, value in values.items():
             if not math.isfinite(value):
-                raise UserError(f"{name} of the trained model ({predictor}) is {value}: lower optimizer.lr.")
+                raise UserError(
+                    f"{name} of the trained model ({predictor}) is {value} with optimizer.lr={setup.config.optimizer.lr}: lower it."
+                )
     record = record_of(setup.config, files.path, setup.device, state.seconds, version)
     record |= {"precision": ", then ".join(state.precisions), "kept_bytes": kept_bytes(setup)}
     if not math.isnan(state.cpu_seconds):

@@ -201,7 +201,7 @@ def history_row(setup: Setup, state: State) -> dict[str, Any]:
 
 @torch.no_grad()
 def weight_norm(model: nn.Module) -> float:
-    """Returns the Euclidean norm of all weight matrices and filters. Scales and shifts are not part of it."""
+    """Returns the Euclidean norm of all parameters with two or more dimensions, as they are stored: matrices, filters, factors."""
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     return float(torch.nn.utils.get_total_norm(weights)) if weights else 0.0
 

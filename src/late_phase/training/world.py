@@ -132,20 +132,20 @@ def divide(batches: Batches, methods: Iterable[Method], config: TrainConfig, wor
         return
     processes, settings, smallest = f"{world.size} processes", config.late_phase, batches.examples(len(batches) - 1)
     refusals = {
-        f"architecture={config.architecture.name} reads a text in order, which {processes} can't divide: start one.": (
+        f"architecture={config.architecture.name} reads a text in order, which {processes} can't divide: run one process.": (
             smallest is None
         ),
-        f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or start one.": (
+        f"ensemble.minibatches=own can't be divided among {processes}: choose shared, or run one process.": (
             getattr(config.ensemble, "minibatches", None) == "own"
         ),
-        f"compute.compile={config.compute.compile} doesn't work with {processes}: choose false, or start one.": (
+        f"compute.compile={config.compute.compile} doesn't work with {processes}: choose false, or run one process.": (
             config.compute.must_compile
         ),
-        f"max_grad_norm={config.max_grad_norm} can't clip the gradients of {processes}: choose null, or start one.": (
+        f"max_grad_norm={config.max_grad_norm} can't clip the gradients of {processes}: choose null, or run one process.": (
             config.max_grad_norm is not None
         ),
-        f"patience={config.patience} doesn't work with {processes}: choose null, or start one.": config.patience is not None,
-        f"late_phase.parallel_members={settings.parallel_members} doesn't work with {processes}: choose 1, or start one.": (
+        f"patience={config.patience} doesn't work with {processes}: choose null, or run one process.": config.patience is not None,
+        f"late_phase.parallel_members={settings.parallel_members} doesn't work with {processes}: choose 1, or run one process.": (
             settings.parallel_members > 1
         ),
     }
