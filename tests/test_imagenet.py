@@ -147,7 +147,7 @@ def test_without_whole_archives_it_says_what_to_put_where(archives, kind, damage
         (archives / name).unlink()
     else:
         (archives / name).write_bytes((archives / name).read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=rf"^dataset\.root={archives} lacks the folder .*{name} \(md5 {digest}\).*\.$"):
+    with pytest.raises(UserError, match=rf"^dataset\.root={archives} has neither the folder .*{name} \(md5 {digest}\).*\.$"):
         load(archives)
     split = "train" if kind == "devkit" else kind
     assert not (archives / split).exists() and not (archives / ".imagenet.extracting").exists()

@@ -279,6 +279,7 @@ def test_misuse_is_one_sentence_with_the_cure():
         refused(ValueError, f"K={K} is not", model, optimizer, batchnorm(), K=K)
     refused(ValueError, "sigma0=-0.1 is not", model, optimizer, batchnorm(), sigma0=-0.1)
     refused(ValueError, "sigma0=nan is not", model, optimizer, batchnorm(), sigma0=float("nan"))
+    refused(ValueError, "divide='halves' is unknown: choose minibatches or members", model, optimizer, batchnorm(), divide="halves")
     refused(ValueError, "gamma_theta=-1 ", model, optimizer, batchnorm(), gamma_theta=-1)
     refused(ValueError, "phi_options has 'beta'", model, optimizer, batchnorm(), phi_options={"beta": 1})
     refused(TypeError, "select is of type int", model, optimizer, 3)

@@ -127,10 +127,10 @@ MISTAKES = {
     ),
     "members pulled too far": (["late_phase.pull=1.5"], r"late_phase\.pull=1\.5 is out of range: choose from 0 to 1"),
     "nothing to pull": (["late_phase=accumulation", "late_phase.pull=1"], r"late_phase\.pull=1\.0 needs late-phase weights, but"),
-    "pooling of another kind": (["architecture.pooling=min"], r"architecture\.pooling=min is unknown: choose one of max, average"),
+    "pooling of another kind": (["architecture.pooling=min"], r"architecture\.pooling=min is unknown: choose max or average"),
     "another weight decay than none": (
         ["optimizer.weight_decay=0", "late_phase.theta_weight_decay=0.005"],
-        r"theta_weight_decay=0\.005 changes optimizer\.weight_decay, which is 0: choose one above 0, or theta_weight_decay=null",
+        r"theta_weight_decay=0\.005 can't replace optimizer\.weight_decay=0: set optimizer\.weight_decay above 0",
     ),
     "a weight decay that leaves one open": (
         ["late_phase.theta_weight_decay=0.005"],
@@ -171,7 +171,7 @@ MISTAKES = {
     "training on what has no classes": (["dataset=noise"], "dataset=noise is for evaluation only and has no training images"),
     "a negative seed": (["seed=-1"], r"seed=-1 is out of range: choose from 0 to below 2\^63"),
     "a seed of the split that is none": (["dataset.split_seed=-1"], r"dataset\.split_seed=-1 is out of range: choose from 0"),
-    "no ImageNet": (["dataset=imagenet", "architecture=resnet50"], r"dataset\.root=.*imagenet lacks the folder train"),
+    "no ImageNet": (["dataset=imagenet", "architecture=resnet50"], r"dataset\.root=.*imagenet has neither the folder train"),
     "the last layer of nothing": (["late_phase=accumulation", "late_phase.head=true"], "choose late_phase=head"),
     "the last layer without it": (["late_phase=head", "late_phase.head=false"], r"late_phase\.head=False leaves no late-phase"),
     "nothing to train": (["late_phase=accumulation", "late_phase.gamma_theta=0"], "leaves nothing to train after T0"),

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 
 import late_phase
-from late_phase.running_statistics import fold
+from late_phase.running_statistics import fold_batchnorm
 
 for tool in ("mkdocs", "material", "mkdocstrings"):
     pytest.importorskip(tool, reason="make docs needs pip install -e '.[docs]'", exc_type=ImportError)
@@ -78,7 +78,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 def public() -> Iterator[tuple[str, str]]:
     """Yields the path and docstring of each public function, class, method and property."""
-    yield "late_phase.running_statistics.fold_batchnorm", fold.__doc__
+    yield "late_phase.running_statistics.fold_batchnorm", fold_batchnorm.__doc__
     for name in late_phase.__all__:
         item = getattr(late_phase, name)
         yield f"late_phase.{name}", item.__doc__

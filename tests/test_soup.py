@@ -120,7 +120,7 @@ def test_what_is_no_soup(kitchen, tmp_path, composed):
     refused("a soup needs at least 2 runs, and there is 1: give more", tuned[0])
     refused("a soup needs at least 2 runs, and there is 1: give more", tuned[0], tuned[0])
     refused(r"--to .* is a run: choose another folder", *tuned, to=tuned[0])
-    refused(r"base/default/seed=0 began from weights of its own, .*: give runs with the same", base, tuned[0])
+    refused(r"base/default/seed=0 began from its own random weights, .*: give runs with the same", base, tuned[0])
     refused(r"differ \(architecture\.weights: .*\): give runs of one", tuned[0], changed("base/default", "other/default"))
     refused(r"differ \(dataset\.subset: 50 -> 60\): give runs of one", tuned[0], changed("subset: 60", "subset: 50"))
     refused("running_statistics=folded, so its weights contain", tuned[0], changed("statistics: mean", "statistics: folded"))

@@ -337,8 +337,8 @@ def test_a_folder_named_like_a_dataset_is_not_taken_for_it(main, tmp_path, compo
     run(composed(*small, "late_phase.K=2"), directory)
     status, output = main(f"run={directory}", "suite=all", "flatness.draws=2", script=EVALUATE)
     assert status in (0, None)
-    assert "without corruption: dataset=image_folder has no corrupted counterpart" in output
-    assert "without ood: ood=[] must name only datasets other than dataset=image_folder" in output
+    assert "suite=corruption is skipped: dataset=image_folder has no corrupted counterpart" in output
+    assert "suite=ood is skipped: ood=[] must name only datasets other than dataset=image_folder" in output
 
 
 def test_a_damaged_cache_is_made_anew(main, folder):

@@ -50,6 +50,12 @@ def share(value: Any, name: str, whole: bool) -> float:
     return float(value)
 
 
+def check_divide(choice: str) -> None:
+    """Raises ``ValueError`` if the choice of what processes divide is unknown."""
+    if choice not in (MINIBATCHES, MEMBERS):
+        raise ValueError(f"divide={choice!r} is unknown: choose {MINIBATCHES} or {MEMBERS}.")
+
+
 def check_running_statistics(choice: str, batches: Any, forward: Any) -> None:
     """Checks the arguments of ``LatePhase.average``.
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from late_phase.checks import MEMBERS, MINIBATCHES, amount, number_of_members
+from late_phase.checks import MINIBATCHES, amount, check_divide, number_of_members
 from late_phase.combined_members import CombinedMembers
 from late_phase.members import Members, Phi
 from late_phase.parallel_members import in_one_pass
@@ -76,9 +76,8 @@ class LatePhase(CombinedMembers):
 
     Raises:
         TypeError: ``optimizer`` or ``select`` is of an unsupported type, or a late-phase weight is sharded.
-        ValueError: K < 1, σ0 < 0, γ_θ < 0, ``pull`` or ``outer`` is out of range or has nothing to act on, ``divide`` or an option
-            is unknown, or the processes can't divide the members. Or the selection matches nothing, matches a frozen parameter, or
-            matches a parameter that the optimizer doesn't have. Or a scheduler was built before ``phi_options`` adds a group.
+        ValueError: a number is out of range, ``divide`` or an option is unknown, or the processes can't divide the members. Or the
+            selection matches nothing, a frozen parameter, or one that the optimizer lacks. Or a scheduler was built before.
     """
 
     def __init__(
@@ -99,13 +98,11 @@ class LatePhase(CombinedMembers):
         K = number_of_members(K)
         self.sigma0 = amount(sigma0, f"sigma0={sigma0} is not a noise amplitude: choose a number of at least 0.")
         no_scale = f"gamma_theta={gamma_theta} is no scale of a gradient: choose 1, 1/K, or 0 for frozen base weights."
-        gamma_theta = amount(gamma_theta, no_scale)
         self.model = unwrapped(model)
-        if divide not in (MINIBATCHES, MEMBERS):
-            raise ValueError(f"divide={divide!r} is unknown: choose {MINIBATCHES} or {MEMBERS}.")
+        check_divide(divide)
         phi = Phi(self.model, Selection.of(select).names(self.model))
         processes = None if process_group is None else Processes(process_group, divide)
-        super().__init__(optimizer, phi, K, gamma_theta, phi_options or {}, pull, outer, processes)
+        super().__init__(optimizer, phi, K, amount(gamma_theta, no_scale), phi_options or {}, pull, outer, processes)
         if processes is not None:
             processes.begin(self.model, phi, K, pull)
 
