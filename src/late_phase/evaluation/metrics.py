@@ -37,6 +37,10 @@ def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
 
     It is the mean over examples of |accuracy - confidence| in bins of equal width. A bin includes its upper edge but not its lower
     one.
+
+    Args:
+        log_probs: ``[examples, classes]``.
+        labels: ``[examples]``.
     """
     _refuse_none(labels)
     confidence, predicted = log_probs.double().exp().max(-1)
@@ -44,6 +48,20 @@ def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
     sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, torch.bucketize(confidence, edges), gap)
     return (sums.abs().sum() / len(labels)).item()
+
+
+def classification_metrics(part: str, log_probs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Returns ``<part>_accuracy``, ``<part>_nll`` in nats and ``<part>_ece``.
+
+    Args:
+        log_probs: ``[examples, classes]``.
+        labels: ``[examples]``.
+    """
+    return {
+        f"{part}_accuracy": accuracy(log_probs, labels),
+        f"{part}_nll": nll(label_log_probs(log_probs, labels)),
+        f"{part}_ece": ece(log_probs, labels),
+    }
 
 
 def brier(log_probs: Tensor, labels: Tensor) -> float:

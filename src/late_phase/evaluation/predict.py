@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +13,10 @@ from torch import Tensor, nn
 
 from late_phase.data.images import Images, Normalization
 from late_phase.ensemble import ensemble_log_probs
-from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
-from late_phase.evaluation.predictors import Predictor
+from late_phase.evaluation.metrics import classification_metrics, label_log_probs, nll
+from late_phase.evaluation.predictors import Predictor, predict_parts
 from late_phase.support.digests import digest
 from late_phase.support.files import write_tensors
-from late_phase.support.seeding import global_generators
 
 EVALUATION_BATCH_SIZE = 500
 
@@ -35,15 +35,9 @@ def predict(predictor: Predictor, splits: Mapping[str, Images], normalization: N
     """Returns log-probabilities ``[members, examples, classes]`` of each split.
 
     Args:
-        seed: seeds the random parts of the models, such as MC-dropout. A member's randomness depends on the seed, on its number and
-            on the split, not on what was computed before.
+        seed: see :func:`late_phase.evaluation.predictors.predict_parts`.
     """
-    predicted: dict[str, list[Tensor]] = {split: [] for split in splits}
-    for k, model in enumerate(predictor()):
-        for split, images in splits.items():
-            with global_generators(images.device, seed, "predict", k, split):
-                predicted[split].append(log_probs(model, images, normalization))
-    return {split: torch.stack(members) for split, members in predicted.items()}
+    return predict_parts(predictor, splits, partial(log_probs, normalization=normalization), seed)
 
 
 def write_predictions(
@@ -108,7 +102,5 @@ def read_metrics(folder: Path, splits: Iterable[str], predictors: Collection[str
             if split == "train":
                 row["train_loss"] = nll(predicted)
             else:
-                row[f"{split}_accuracy"] = accuracy(predicted, labels)
-                row[f"{split}_nll"] = nll(label_log_probs(predicted, labels))
-                row[f"{split}_ece"] = ece(predicted, labels)
+                row |= classification_metrics(split, predicted, labels)
     return metrics

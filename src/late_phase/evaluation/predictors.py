@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from late_phase.running_statistics import evaluation_mode
+from late_phase.support.seeding import global_generators
 from late_phase.weights import load
 
 Predictor = Callable[[], Iterator[nn.Module]]
@@ -26,6 +29,26 @@ class Single:
     def __call__(self) -> Iterator[nn.Module]:
         with evaluation_mode(self.model):
             yield self.model
+
+
+@torch.no_grad()
+def predict_parts(
+    predictor: Predictor, parts: Mapping[str, Any], predicted_by: Callable[[nn.Module, Any], Tensor], seed: int = 0
+) -> dict[str, Tensor]:
+    """Returns all members' predictions of each part, ``[members, ...]``.
+
+    Args:
+        parts: part -> its data, which tell their ``device``, as inputs ``[rows, inputs]`` and images do.
+        predicted_by: returns a member's predictions of a part when called as ``predicted_by(model, data)``.
+        seed: seeds the random parts of the models, such as MC-dropout. A member's randomness depends on the seed, on its number and
+            on the part, not on what was computed before.
+    """
+    predicted: dict[str, list[Tensor]] = {part: [] for part in parts}
+    for k, model in enumerate(predictor()):
+        for part, data in parts.items():
+            with global_generators(data.device, seed, "predict", k, part):
+                predicted[part].append(predicted_by(model, data))
+    return {part: torch.stack(members) for part, members in predicted.items()}
 
 
 def is_ensemble(model: nn.Module) -> bool:

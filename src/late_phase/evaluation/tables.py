@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from late_phase.evaluation.metrics import accuracy, ece, label_log_probs, nll
-from late_phase.evaluation.predictors import Predictor
-from late_phase.support.seeding import global_generators
+from late_phase.evaluation.predictors import Predictor, predict_parts
 
 EVALUATION_BATCH_SIZE = 8192
 
@@ -17,7 +15,6 @@ Predictions = Callable[[Tensor], Tensor]
 """Turns a model's outputs into predictions, see ``tasks.objective.Objective.predictions``."""
 
 
-@torch.no_grad()
 def predict(predictor: Predictor, parts: Mapping[str, Tensor], predictions: Predictions, seed: int = 0) -> dict[str, Tensor]:
     """Returns the predictions of all members for each part, on the CPU.
 
@@ -28,13 +25,11 @@ def predict(predictor: Predictor, parts: Mapping[str, Tensor], predictions: Pred
     Returns:
         Part -> log-probabilities ``[members, rows, classes]``, or numbers in the target's unit ``[members, rows]``.
     """
-    predicted: dict[str, list[Tensor]] = {part: [] for part in parts}
-    for k, model in enumerate(predictor()):
-        for part, inputs in parts.items():
-            with global_generators(inputs.device, seed, "predict", k, part):
-                outputs = [predictions(model(batch)) for batch in inputs.split(EVALUATION_BATCH_SIZE)]
-            predicted[part].append(torch.cat(outputs).cpu())
-    return {part: torch.stack(members) for part, members in predicted.items()}
+
+    def of_rows(model: nn.Module, inputs: Tensor) -> Tensor:
+        return torch.cat([predictions(model(batch)) for batch in inputs.split(EVALUATION_BATCH_SIZE)]).cpu()
+
+    return predict_parts(predictor, parts, of_rows, seed)
 
 
 def regression_metrics(part: str, predicted: Tensor, targets: Tensor) -> dict[str, float]:
@@ -46,12 +41,3 @@ def regression_metrics(part: str, predicted: Tensor, targets: Tensor) -> dict[st
     squared = (predicted.double() - targets.double()).square().mean().item()
     variance = targets.double().var(correction=0).item()
     return {f"{part}_rmse": squared**0.5, f"{part}_r2": 1 - squared / variance if variance else float(squared == 0)}
-
-
-def classification_metrics(part: str, log_probs: Tensor, labels: Tensor) -> dict[str, float]:
-    """Returns ``<part>_accuracy``, ``<part>_nll`` in nats and ``<part>_ece``, from log-probabilities ``[rows, classes]``."""
-    return {
-        f"{part}_accuracy": accuracy(log_probs, labels),
-        f"{part}_nll": nll(label_log_probs(log_probs, labels)),
-        f"{part}_ece": ece(log_probs, labels),
-    }

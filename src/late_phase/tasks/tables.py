@@ -17,9 +17,9 @@ from late_phase.data.batches import Batches
 from late_phase.data.table_batches import TableBatches
 from late_phase.data.table_encoding import TableEncoding
 from late_phase.data.tables import Split
-from late_phase.evaluation.metrics import label_log_probs, nll
+from late_phase.evaluation.metrics import classification_metrics, label_log_probs, nll
 from late_phase.evaluation.predictors import predictor_of
-from late_phase.evaluation.tables import classification_metrics, predict, regression_metrics
+from late_phase.evaluation.tables import predict, regression_metrics
 from late_phase.support.errors import UserError
 from late_phase.support.files import write_tensors
 from late_phase.tasks.objective import Classification, Regression
