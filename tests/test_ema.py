@@ -77,6 +77,6 @@ def test_an_interruption_neither_skips_nor_repeats_a_step(tmp_path, composed, mo
 
 
 def test_it_is_measured_where_that_is_asked_for(tmp_path, composed):
-    run(composed("averaging=ema", *TINY, "averaging.start=2", "runtime.evaluate_average_every=1"), tmp_path / "a" / "b" / "seed=0")
+    run(composed("averaging=ema", *TINY, "averaging.start=2", "runtime.evaluate_swa_every=1"), tmp_path / "a" / "b" / "seed=0")
     rows = history(tmp_path / "a" / "b" / "seed=0")
     assert [row["ema_test_accuracy"] != "" for row in rows] == [False, False, True, True]

@@ -303,7 +303,7 @@ def test_the_images_of_a_run_can_not_be_other_ones(tmp_path, composed):
     kept = (tmp_path / "mine" / "train" / "a" / "0.png").read_bytes()
     images(tmp_path / "mine" / "train" / "a", "0.png")
     with pytest.raises(
-        UserError, match=r"the images have changed since the checkpoint was written \(sha256 \w+, now \w+\): restore"
+        UserError, match=r"the set of images has changed since the checkpoint was written \(sha256 \w+, now \w+\): restore"
     ):
         run(config, directory)
     (tmp_path / "mine" / "train" / "a" / "0.png").write_bytes(kept)

@@ -98,7 +98,7 @@ def test_measuring_it_during_training_disturbs_nothing(tmp_path, composed):
     """Figure 2 has a point each epoch."""
     overrides = ("averaging=swa", *TINY, "averaging.start=2")
     often, never = tmp_path / "often" / "a" / "seed=0", tmp_path / "never" / "a" / "seed=0"
-    run(composed(*overrides, "runtime.evaluate_average_every=1"), often)
+    run(composed(*overrides, "runtime.evaluate_swa_every=1"), often)
     run(composed(*overrides), never)
     for name in ("model.safetensors", "members.safetensors", "swa/model.safetensors", "swa/members.safetensors"):
         assert (often / name).read_bytes() == (never / name).read_bytes()

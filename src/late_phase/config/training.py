@@ -88,12 +88,12 @@ class MachineConfig:
 class RuntimeConfig(MachineConfig):
     progress: bool = True
     evaluate_every: int = 1
-    evaluate_average_every: int = 0
+    evaluate_swa_every: int = 0
     checkpoint_every: int = 1
 
     def check(self) -> None:
         super().check()
-        for key in ("evaluate_every", "evaluate_average_every", "checkpoint_every"):
+        for key in ("evaluate_every", "evaluate_swa_every", "checkpoint_every"):
             at_least(f"runtime.{key}", getattr(self, key), 0)
 
 

@@ -35,9 +35,8 @@ def refuse_change(kind: str, former: str, sha256: str) -> None:
         UserError: they differ.
     """
     if former != sha256:
-        have = "have" if kind == "images" else "has"
         raise UserError(
-            f"the {kind} {have} changed since the checkpoint was written (sha256 {former[:12]}, now {sha256[:12]}): restore the "
+            f"the {kind} has changed since the checkpoint was written (sha256 {former[:12]}, now {sha256[:12]}): restore the "
             f"former {kind}, or remove the run's directory."
         )
 
@@ -171,7 +170,7 @@ class TrainingBatches(ImageBatches):
         Raises:
             UserError: the images have changed.
         """
-        refuse_change("images", state_dict.get("images", self._sha256), self._sha256)  # the oldest checkpoints lack it
+        refuse_change("set of images", state_dict.get("images", self._sha256), self._sha256)  # the oldest checkpoints lack it
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor] | None]:
         """Yields inputs ``[batch, channels, height, width]`` float32 and labels ``[batch]``, from minibatch ``start`` on."""

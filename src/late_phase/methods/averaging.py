@@ -129,7 +129,7 @@ class AverageMethod(Method, ABC):
             self.average.update(trained.late.weights())
 
     def measured(self, trained: Trained, epoch: int) -> dict[str, nn.Module | None]:
-        every = self.config.runtime.evaluate_average_every
+        every = self.config.runtime.evaluate_swa_every
         wanted = self.average.count > 0 and (due(epoch, every) or (epoch == self.config.epochs and every > 0))
         return {f"{self.name}_": self.model(trained) if wanted else None}
 

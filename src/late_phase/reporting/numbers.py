@@ -24,7 +24,8 @@ class Numbers:
     """The numbers of a row.
 
     Attributes:
-        values: key of a column -> seed -> value, in the column's unit. A line has the mean of its last numbers here.
+        values: key of a column -> seed -> value, in the column's unit. A line has its last number here, or its mean over
+            ``Column.over``.
         lines: key of a column whose numbers are lines -> seed -> the line.
         records: records of the runs that the numbers come from.
         wanted: how many values there should be.
@@ -93,10 +94,10 @@ def collect(
         if len(own) < len(group):
             continue
         for key, column in columns.items():
-            if column.x == "epoch" and row.predictor != "single":
-                found.impossible[key] = "the history is that of the single model"
-                continue
             if column.x == "epoch":
+                if row.predictor != "single":
+                    found.impossible[key] = "the history is that of the single model"
+                    continue
                 line = _history(runs[0].history, column)
                 if epochs not in line:  # every run measures its last epoch
                     lacking = f"{runs[0].history} has no {column.metric} of epoch {epochs}: move the run away to train it again."

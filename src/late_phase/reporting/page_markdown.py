@@ -10,8 +10,8 @@ from late_phase.reporting.table_files import PAPER
 
 INTRODUCTION = (
     "Columns named *paper* have the paper's numbers, and TabM's in the tables of a tabular ensemble. All other numbers come from "
-    "runs of this repository. `make page` generates this page and its browser version, "
-    "[index.html](index.html), from the tables' files. Nothing here is written by hand."
+    "runs of this repository. `make page` generates this page and its browser version, [index.html](index.html), from the "
+    "tables' files. Nothing here is written by hand."
 )
 
 
