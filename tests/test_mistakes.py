@@ -27,6 +27,19 @@ MISTAKES = {
     "T0 after the end": (["late_phase.T0=300"], r"late_phase\.T0=300 is after the last epoch \(epochs=60\): lower"),
     "no members": (["late_phase.K=0"], r"late_phase\.K=0 is out of range"),
     "members without late-phase weights": (["late_phase=none", "late_phase.K=3"], "late_phase.K=3 needs late-phase weights"),
+    "noise without late-phase weights": (
+        ["late_phase=none", "late_phase.sigma0=0.1"],
+        r"late_phase\.sigma0=0\.1 has no effect with late_phase=none: leave it out, or choose another late_phase",
+    ),
+    "a late phase without its beginning": (["late_phase=none", "late_phase.T0=40"], r"late_phase\.T0=40 has no effect"),
+    "weight decay of no late-phase weights": (
+        ["late_phase=accumulation", "late_phase.weight_decay=0"],
+        r"late_phase\.weight_decay=0 has no effect with late_phase=accumulation",
+    ),
+    "samples without dropout": (
+        ["architecture=vit", "architecture.mc_samples=20"],
+        r"architecture\.mc_samples=20 has no effect with architecture=vit: leave it out, or choose another architecture",
+    ),
     "negative noise": (["late_phase.sigma0=-1"], r"late_phase\.sigma0=-1\.0 is out of range"),
     "no noise at all": (["late_phase.sigma0=nan"], r"late_phase\.sigma0=nan is out of range"),
     "a batch larger than the data": (["batch_size=5000"], r"batch_size=5000 is larger than the training set \(1437 images\)"),

@@ -63,6 +63,8 @@ class WideResNetConfig(ImageArchitectureConfig):
 
 @dataclass
 class PyramidNetConfig(ImageArchitectureConfig):
+    unread: ClassVar[tuple[str, ...]] = ("mc_samples",)
+
     depth: int = MISSING
     alpha: int = MISSING
     shakedrop: float = MISSING
@@ -71,6 +73,7 @@ class PyramidNetConfig(ImageArchitectureConfig):
 @dataclass
 class ViTConfig(ImageArchitectureConfig):
     bf16_pays: ClassVar[bool] = True
+    unread: ClassVar[tuple[str, ...]] = ("mc_samples",)
 
     patch: int = MISSING
     depth: int = MISSING

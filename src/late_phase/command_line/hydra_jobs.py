@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from late_phase.command_line.explain import explained, unknown_key
-from late_phase.command_line.overrides import check_overrides, quote_paths, variant
+from late_phase.command_line.overrides import check_overrides, check_read, quote_paths, variant
 from late_phase.command_line.plugins import load_plugins
 from late_phase.config.check import check
 from late_phase.config.choices import CHOICES
@@ -143,6 +143,7 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
                 raise UserError("torchrun starts one run, and -m several: leave out -m, or start a sweep without torchrun.")
             check_overrides(list(hydra.overrides.task))
             config = as_train_config(composed)
+            check_read(list(hydra.overrides.task), config)
             return run(config, directory) if hydra.mode == RunMode.RUN else in_turn(partial(run, config, directory))
         finally:
             remove_empty(directory)

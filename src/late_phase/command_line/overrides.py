@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from late_phase.config.choices import CHOICES
 from late_phase.config.identity import NOT_IN_IDENTITY
+from late_phase.config.training import Chosen, TrainConfig
 from late_phase.support.errors import UserError, first_line
 from late_phase.support.paths import expanded
 
@@ -168,6 +169,20 @@ def check_overrides(overrides: list[str]) -> None:
         key, _, value = override.lstrip("+").partition("=")
         if key == "experiment" and value.startswith("["):
             raise UserError(f"experiment={value} is a list, but a run has one experiment: choose one, or sweep with -m and commas.")
+
+
+def check_read(overrides: list[str], config: TrainConfig) -> None:
+    """Refuses overrides that would change nothing, because the run's choice in that group doesn't read the key.
+
+    Raises:
+        UserError: an override gives a value, other than null, to such a key.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        group, _, name = key.partition(".")
+        chosen = getattr(config, group, None)
+        if name and isinstance(chosen, Chosen) and name in chosen.unread and getattr(chosen, name) is not None:
+            raise UserError(f"{key}={value} has no effect with {group}={chosen.name}: leave it out, or choose another {group}.")
 
 
 def variant(overrides: list[str]) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from late_phase import data
 from late_phase.command_line.explain import explained
 from late_phase.command_line.hydra_jobs import as_train_config
-from late_phase.command_line.overrides import PARSER, as_in_sweeps, literal, variant
+from late_phase.command_line.overrides import PARSER, as_in_sweeps, check_read, literal, variant
 from late_phase.command_line.plan import Job, Plan
 from late_phase.config.choices import CHOICES
 from late_phase.config.identity import config_hash
@@ -200,6 +200,7 @@ class Planner:
             copy = self._compose(overrides).copy()
             OmegaConf.update(copy, "seed", seed)
             config = as_train_config(copy)
+            check_read(overrides, config)
             self._hashed[overrides, seed] = config, config_hash(config)
         return self._hashed[overrides, seed]
 

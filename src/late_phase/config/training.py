@@ -37,9 +37,11 @@ class Chosen:
 
     Attributes:
         copies: how many tensors as large as all weights the choice keeps during training.
+        unread: keys that the choice has but doesn't read. An experiment may leave a value in them; the command line may not.
     """
 
     copies: ClassVar[int] = 0
+    unread: ClassVar[tuple[str, ...]] = ()
 
     name: str = MISSING
 

@@ -12,6 +12,9 @@ from late_phase.config.refusals import at_least, one_of
 from late_phase.config.training import Chosen, TrainConfig, in_epochs
 from late_phase.support.errors import UserError
 
+OF_WEIGHTS = ("sigma0", "weight_decay", "copy_state")
+"""Keys that act on late-phase weights only."""
+
 
 @dataclass
 class LatePhaseConfig(Chosen):
@@ -120,6 +123,7 @@ class LatePhaseConfig(Chosen):
 @dataclass
 class NoneConfig(LatePhaseConfig):
     has_weights: ClassVar[bool] = False
+    unread: ClassVar[tuple[str, ...]] = (*OF_WEIGHTS, "T0", "gamma_theta", "theta_weight_decay")
 
     def reached(self, epochs: int) -> None:
         return None
@@ -134,6 +138,7 @@ class NoneConfig(LatePhaseConfig):
 @dataclass
 class AccumulationConfig(LatePhaseConfig):
     has_weights: ClassVar[bool] = False
+    unread: ClassVar[tuple[str, ...]] = OF_WEIGHTS
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)

@@ -100,8 +100,10 @@ def collect(
                     continue
                 line = _history(runs[0].history, column)
                 if epochs not in line:  # every run measures its last epoch
-                    lacking = f"{runs[0].history} has no {column.metric} of epoch {epochs}: move the run away to train it again."
-                    found.failed[f"seed {group[0]}"] = lacking
+                    found.failed[f"seed {group[0]}"] = (
+                        f"{runs[0].history} has no {column.metric} of epoch {epochs}: move the run away to train it again, or, if "
+                        "it stopped early, leave x: epoch out of the column."
+                    )
                     continue
             else:
                 suite = column.suite or ("accuracy" if row.together else "")
