@@ -132,10 +132,10 @@ def test_it_trains(method, finished, tmp_path, composed):
 
 
 @every_method
-@pytest.mark.parametrize("steps", [7, 29])  # within the first epoch; after T0 and the first average, within epoch and iteration
-def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed):
+def test_it_resumes_to_the_same_bytes(method, finished, tmp_path, composed):
     directory = tmp_path / method / "default" / "seed=0"
-    run_until(steps, composed(*tiny(method)), directory)
+    for steps in (7, 22):  # to within the first epoch; then beyond T0 and the first average, to within an epoch and an iteration
+        run_until(steps, composed(*tiny(method)), directory)
     run(composed(*tiny(method)), directory)
     assert_same_results(directory, finished(method))
 

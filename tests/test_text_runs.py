@@ -134,10 +134,10 @@ def test_it_trains(method, finished, composed):
 
 
 @every_method
-@pytest.mark.parametrize("steps", [4, 6, 15])  # within the first epoch, at its end, and after T0 within epoch and iteration
-def test_it_resumes_to_the_same_bytes(method, steps, finished, tmp_path, composed):
+def test_it_resumes_to_the_same_bytes(method, finished, tmp_path, composed):
     directory = tmp_path / method / "default" / "seed=0"
-    run_until(steps, composed(*tiny(method)), directory)
+    for steps in (4, 2, 9):  # to within the first epoch, to its end, and beyond T0 to within an epoch and an iteration
+        run_until(steps, composed(*tiny(method)), directory)
     run(composed(*tiny(method)), directory)
     assert_same_directories(directory, finished(method))
 
