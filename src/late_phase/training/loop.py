@@ -45,15 +45,15 @@ def run(config: TrainConfig, directory: Path) -> dict[str, Any] | None:
         UserError: the user can correct the error. It is raised before any training, unless the loss or a metric isn't finite.
         SystemExit: SIGTERM or SIGINT has come, and a checkpoint was written. The same call resumes from there.
     """
-    with join_world(config.runtime.device) as world:
-        return _run(config, directory, world)
+    # If a process ends, torchrun sends SIGTERM to the others while they leave the world.
+    with Interruption() as interruption, join_world(config.runtime.device) as world:
+        return _run(config, directory, world, interruption)
 
 
-def _run(config: TrainConfig, directory: Path, world: World) -> dict[str, Any] | None:
+def _run(config: TrainConfig, directory: Path, world: World, interruption: Interruption) -> dict[str, Any] | None:
     version, files = code_version(), RunDirectory(directory)
     with ExitStack() as stack:
         world.agree(lambda: lock(files, stack, config))
-        interruption = stack.enter_context(Interruption())
         precision = config.precision_on(world.device)
         stack.enter_context(torch_settings(world.device, config.runtime.threads, config.seed, world.rank, precision))
         record = world.agree(files.read_metrics)
