@@ -26,6 +26,17 @@ def a_table(*rows: Row, columns: dict[str, Column] = ACCURACY) -> Table:
     return Table("A table", "Mine", [0, 1], columns=columns, rows=list(rows))
 
 
+def test_overrides_of_all_rows_are_left_out_where_they_change_nothing(tmp_path):
+    rows = Row("Base", "cifar10_lenet_base"), Row("Late", "cifar10_lenet_lpbn")
+    planner = Planner(CONFIGS, tmp_path, "digits", ["late_phase.sigma0=0.3", "batch_size=16"], seeds=[0])
+    planned = planner.plan([a_table(*rows)])[0]
+    (base,), (late,) = planned.rows["Base"], planned.rows["Late"]
+    assert base.overrides == ("+experiment=cifar10_lenet_base", "+scale=digits", "batch_size=16")
+    assert late.overrides == ("+experiment=cifar10_lenet_lpbn", "+scale=digits", "late_phase.sigma0=0.3", "batch_size=16")
+    with pytest.raises(UserError, match=r"late_phase\.sigma0=0\.3 has no effect with late_phase=none: leave it out"):
+        planner.plan([a_table(Row("Base", "cifar10_lenet_base", ["late_phase.sigma0=0.3"]))])
+
+
 def finish(planned: Plan, code: str | None = None) -> None:
     """Makes files of finished runs, as far as a plan looks at them."""
     for job in planned.jobs:

@@ -143,7 +143,7 @@ def run_job(composed: DictConfig, run: Callable[[TrainConfig, Path], Any]) -> An
                 raise UserError("torchrun starts one run, and -m several: leave out -m, or start a sweep without torchrun.")
             check_overrides(list(hydra.overrides.task))
             config = as_train_config(composed)
-            check_read(list(hydra.overrides.task), config)
+            check_read(hydra.overrides.task, composed)
             return run(config, directory) if hydra.mode == RunMode.RUN else in_turn(partial(run, config, directory))
         finally:
             remove_empty(directory)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import os.path
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from late_phase.config.choices import CHOICES
 from late_phase.config.identity import NOT_IN_IDENTITY
-from late_phase.config.training import Chosen, TrainConfig
 from late_phase.support.errors import UserError, first_line
 from late_phase.support.paths import expanded
 
@@ -171,18 +171,25 @@ def check_overrides(overrides: list[str]) -> None:
             raise UserError(f"experiment={value} is a list, but a run has one experiment: choose one, or sweep with -m and commas.")
 
 
-def check_read(overrides: list[str], config: TrainConfig) -> None:
-    """Refuses overrides that would change nothing, because the run's choice in that group doesn't read the key.
-
-    Raises:
-        UserError: an override gives a value, other than null, to such a key.
-    """
+def unread(overrides: Iterable[str], composed: DictConfig) -> list[str]:
+    """Returns the overrides that change nothing: the choice in their group doesn't read the key, and its value isn't null."""
+    found = []
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
+        key = override.lstrip("+").partition("=")[0]
         group, _, name = key.partition(".")
-        chosen = getattr(config, group, None)
-        if name and isinstance(chosen, Chosen) and name in chosen.unread and getattr(chosen, name) is not None:
-            raise UserError(f"{key}={value} has no effect with {group}={chosen.name}: leave it out, or choose another {group}.")
+        choice = CHOICES[group].get(composed[group].name) if group in CHOICES else None
+        if choice is not None and name in choice.config.unread and composed[group][name] is not None:
+            found.append(override)
+    return found
+
+
+def check_read(overrides: Iterable[str], composed: DictConfig) -> None:
+    """Raises ``UserError`` if an override changes nothing."""
+    for override in unread(overrides, composed):
+        group = override.lstrip("+").partition(".")[0]
+        raise UserError(
+            f"{override.lstrip('+')} has no effect with {group}={composed[group].name}: leave it out, or choose another {group}."
+        )
 
 
 def variant(overrides: list[str]) -> str:

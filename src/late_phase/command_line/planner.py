@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from late_phase import data
 from late_phase.command_line.explain import explained
 from late_phase.command_line.hydra_jobs import as_train_config
-from late_phase.command_line.overrides import PARSER, as_in_sweeps, check_read, literal, variant
+from late_phase.command_line.overrides import PARSER, as_in_sweeps, check_read, literal, unread, variant
 from late_phase.command_line.plan import Job, Plan
 from late_phase.config.choices import CHOICES
 from late_phase.config.identity import config_hash
@@ -129,11 +129,23 @@ class Planner:
 
     def _base(self, table: Table, row: Row) -> Overrides:
         """Returns the overrides of the runs that the row's runs begin from."""
-        return (f"+experiment={row.begins_from}", *self.overrides(table, self._kind(row.begins_from)))
+        return self._runs(table, row.begins_from)
+
+    def _runs(self, table: Table, experiment: str, own: Sequence[str] = ()) -> Overrides:
+        """Returns the overrides of an experiment's runs: the table's, except those that only runs of other rows read, and ``own``.
+
+        Raises:
+            UserError: one of ``own`` changes nothing.
+        """
+        shared = self.overrides(table, self._kind(experiment))
+        overrides = (f"+experiment={experiment}", *shared, *own)
+        composed = self._compose(overrides)
+        check_read(own, composed)
+        ignored = unread(shared, composed)
+        return tuple(override for override in overrides if override not in ignored)
 
     def _row(self, table: Table, row: Row) -> Overrides:
-        shared = self.overrides(table, self._kind(row.experiment))
-        overrides = (f"+experiment={row.experiment}", *shared, *map(as_in_sweeps, row.overrides))
+        overrides = self._runs(table, row.experiment, [*map(as_in_sweeps, row.overrides)])
         if row.begins_from:
             before = self._folder(self._base(table, row), self._seeds(table, row))
             weights = f"{self._shown(before)}/seed=${{seed}}"
@@ -200,7 +212,6 @@ class Planner:
             copy = self._compose(overrides).copy()
             OmegaConf.update(copy, "seed", seed)
             config = as_train_config(copy)
-            check_read(overrides, config)
             self._hashed[overrides, seed] = config, config_hash(config)
         return self._hashed[overrides, seed]
 
